@@ -1,0 +1,125 @@
+//! Errors as answers: `{"error": …, "message": …, "field": …}`.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::gate::GateError;
+use crate::store::StoreError;
+
+/// An answer that is no decision.
+#[derive(Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    body: Body,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Body {
+    error: &'static str,
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    decision_id: Option<uuid::Uuid>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, error: &'static str, message: impl Into<String>) -> Self {
+        Self { status, body: Body { error, message: message.into(), field: None, decision_id: None } }
+    }
+
+    /// 400: `fault` says what would be right for `field`.
+    pub fn invalid(field: &str, fault: impl std::fmt::Display) -> Self {
+        let mut error = Self::new(StatusCode::BAD_REQUEST, "invalid_request", format!("{field}: {fault}"));
+        error.body.field = Some(field.to_owned());
+        error
+    }
+
+    /// 400 for a request as a whole.
+    pub fn invalid_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request", message)
+    }
+
+    /// 401.
+    pub fn unauthorized(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
+    }
+
+    /// 403 where it is no policy that refuses.
+    pub fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", message)
+    }
+
+    /// 404.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", message)
+    }
+
+    /// 405.
+    pub fn method_not_allowed() -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request", "this route does not know that method")
+    }
+
+    /// 413.
+    pub fn too_large() -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "a body of at most 64 KiB")
+    }
+
+    /// 500: a fault of ours.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(self.body)).into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            let scheme = axum::http::HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(axum::http::header::WWW_AUTHENTICATE, scheme);
+        }
+        response
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<&StoreError> for ApiError {
+    fn from(error: &StoreError) -> Self {
+        match error {
+            StoreError::Conflict(message) => Self::new(StatusCode::CONFLICT, "idempotency_conflict", message),
+            // A constraint that the door did not know of: the caller's values, in the database's words.
+            StoreError::Refused(message) => Self::invalid_request(message),
+            StoreError::Migrate(_) | StoreError::Database(_) => {
+                let cause = std::error::Error::source(error).map(ToString::to_string);
+                tracing::error!(reason = cause, "Store failed");
+                Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "store_unavailable",
+                    "the store cannot be reached; try again",
+                )
+            }
+        }
+    }
+}
+
+impl From<GateError> for ApiError {
+    fn from(error: GateError) -> Self {
+        match error {
+            GateError::Overloaded => Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", error.to_string()),
+            GateError::Store(error) => Self::from(&*error),
+            GateError::Policy { decision_id, .. } => {
+                let mut answer = Self::new(StatusCode::SERVICE_UNAVAILABLE, "policy_failed", error.to_string());
+                answer.body.decision_id = Some(decision_id);
+                answer
+            }
+        }
+    }
+}

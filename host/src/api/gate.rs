@@ -1,0 +1,212 @@
+//! The application's routes: check, and costs.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::App;
+use super::auth::AppCaller;
+use super::denial::{self, DenialBody, Shape};
+use super::details::QuotaDetails;
+use super::error::ApiError;
+use super::input::{self, Fields};
+use crate::decision::{Decision, Outcome, PolicyRef, Request};
+use crate::money::Money;
+use crate::quota::{Quota, ResourceType, Scope, TenantId, UserId};
+use crate::store::costs::Cost;
+
+/// What an operation of these types is expected to cost where the caller does not say.
+const LLM_ESTIMATE: Money = Money::from_nanos(50_000_000);
+const E2B_ESTIMATE: Money = Money::from_nanos(30_000_000);
+/// How far a caller's clock may be ahead.
+const CLOCK_SKEW: TimeDelta = TimeDelta::minutes(5);
+
+/// The body within its limit.
+///
+/// # Errors
+/// 413, or the connection broke.
+pub fn read(body: Result<Bytes, BytesRejection>) -> Result<Bytes, ApiError> {
+    body.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(),
+        _ => ApiError::invalid_request(rejection.body_text()),
+    })
+}
+
+/// `POST /v1/check`
+pub async fn check(
+    caller: AppCaller,
+    State(app): State<Arc<App>>,
+    Query(query): Query<Vec<(String, String)>>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, ApiError> {
+    let now = app.clock.now();
+    let [format] = input::query(query, ["format"])?;
+    let body = read(body)?;
+    let mut fields = Fields::parse(&body)?;
+    let request = request(&mut fields, now)?;
+    let shape = Shape::new(format.as_deref(), fields.flag("stream")?, &headers)?;
+    fields.finish()?;
+    caller.may_charge(&request.tenant)?;
+    let decision = app.gate.check(request).await?;
+    Ok(match &decision.outcome {
+        Outcome::Denied(denial) => denial::respond(&decision.facts.request, denial, shape),
+        Outcome::Allowed | Outcome::Unenforced(_) => Json(DecisionBody::new(&decision)).into_response(),
+    })
+}
+
+fn request(fields: &mut Fields<'_>, now: DateTime<Utc>) -> Result<Request, ApiError> {
+    let tenant = fields.required_text("tenantId", TenantId::parse)?;
+    let user = fields.text("userId", UserId::parse)?;
+    let resource_type = fields.required_text("resourceType", ResourceType::parse)?;
+    let estimate = match (fields.money("estimatedCostUsd")?, resource_type.as_str()) {
+        (Some(estimate), _) => estimate,
+        (None, ResourceType::LLM) => LLM_ESTIMATE,
+        (None, ResourceType::E2B) => E2B_ESTIMATE,
+        (None, other) => {
+            return Err(ApiError::invalid("estimatedCostUsd", format!("required for the resource type {other:?}")));
+        }
+    };
+    Ok(Request {
+        id: uuid_at(now),
+        at: now,
+        tenant,
+        user,
+        resource_type,
+        estimate,
+        request_id: fields.id("requestId")?,
+        attributes: fields.pairs("attributes")?,
+    })
+}
+
+/// UUID v7: sorts by the host's time.
+fn uuid_at(now: DateTime<Utc>) -> Uuid {
+    let seconds = u64::try_from(now.timestamp()).unwrap_or_default();
+    Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, now.timestamp_subsec_nanos()))
+}
+
+/// An allowed decision.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct DecisionBody<'a> {
+    allowed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    enforced: Option<bool>,
+    decision_id: Uuid,
+    policy: &'a PolicyRef,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    at_most_usd: Option<Money>,
+    quota_details: Option<QuotaDetails<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    denial: Option<DenialBody<'a>>,
+}
+
+impl<'a> DecisionBody<'a> {
+    fn new(decision: &'a Decision) -> Self {
+        let request = &decision.facts.request;
+        let denial = decision.denial();
+        Self {
+            allowed: true,
+            enforced: denial.map(|_| false),
+            decision_id: request.id,
+            policy: &decision.policy,
+            at_most_usd: decision.at_most,
+            quota_details: decision.tightest().map(|quota| QuotaDetails::new(quota, Some(request.estimate))),
+            denial: denial.map(|denial| DenialBody::new(request, denial)),
+        }
+    }
+}
+
+/// `POST /v1/costs`
+pub async fn costs(
+    caller: AppCaller,
+    State(app): State<Arc<App>>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, ApiError> {
+    let now = app.clock.now();
+    let body = read(body)?;
+    let cost = cost(Fields::parse(&body)?, now)?;
+    caller.may_charge(&cost.tenant)?;
+    let recorded = app.gate.record_cost(cost).await?;
+    let quotas: Vec<Quota> = recorded.quotas.iter().map(|row| row.at(now)).collect();
+    Ok(Json(RecordedBody {
+        recorded_usd: recorded.amount,
+        overrun_usd: Money::ZERO,
+        late: recorded.late,
+        duplicate: recorded.duplicate,
+        quotas: quotas.iter().map(QuotaBody::new).collect(),
+    })
+    .into_response())
+}
+
+fn cost(mut fields: Fields<'_>, now: DateTime<Utc>) -> Result<Cost, ApiError> {
+    let tenant = fields.required_text("tenantId", TenantId::parse)?;
+    let user = fields.text("userId", UserId::parse)?;
+    let resource_type = fields.required_text("resourceType", ResourceType::parse)?;
+    let cost_id = fields.id("costId")?.ok_or_else(|| ApiError::invalid("costId", "required"))?;
+    let actual = fields.money("actualCostUsd")?.ok_or_else(|| ApiError::invalid("actualCostUsd", "required"))?;
+    let occurred_at = fields.instant("occurredAt")?;
+    let attributes = fields.pairs("attributes")?;
+    fields.finish()?;
+    if occurred_at.is_some_and(|at| at > now + CLOCK_SKEW) {
+        return Err(ApiError::invalid("occurredAt", "not in the future"));
+    }
+    if occurred_at.is_some_and(|at| at < DateTime::UNIX_EPOCH) {
+        return Err(ApiError::invalid("occurredAt", "1970-01-01T00:00:00Z or later"));
+    }
+    let attributes = serde_json::to_string(&attributes.into_iter().collect::<std::collections::BTreeMap<_, _>>())
+        .map_err(|error| ApiError::internal(error.to_string()))?;
+    // What makes two bodies the same is what they say, not how they are written.
+    let said = (user.as_ref(), &resource_type, actual.nanos(), occurred_at, &attributes);
+    let body = serde_json::to_string(&said).map_err(|error| ApiError::internal(error.to_string()))?;
+    Ok(Cost {
+        id: uuid_at(now),
+        tenant,
+        user,
+        resource_type,
+        cost_id,
+        actual,
+        occurred_at: occurred_at.unwrap_or(now).min(now),
+        recorded_at: now,
+        attributes,
+        body: crate::policy::engine::digest(body.as_bytes()),
+    })
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RecordedBody<'a> {
+    recorded_usd: Money,
+    overrun_usd: Money,
+    late: bool,
+    duplicate: bool,
+    quotas: Vec<QuotaBody<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct QuotaBody<'a> {
+    scope: Scope,
+    scope_id: &'a str,
+    period: crate::period::Period,
+    quota_details: QuotaDetails<'a>,
+}
+
+impl<'a> QuotaBody<'a> {
+    fn new(quota: &'a Quota) -> Self {
+        Self {
+            scope: quota.key.scope,
+            scope_id: &quota.key.scope_id,
+            period: quota.key.period,
+            quota_details: QuotaDetails::new(quota, None),
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! Reading what comes from outside. Every fault names its field and what would be right.
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::error::ApiError;
+use crate::money::Money;
+
+/// The longest id of a caller's, in characters.
+const LONGEST_ID: usize = 128;
+
+/// A JSON object whose fields are taken one by one; what is left at the end is unknown.
+pub struct Fields<'a> {
+    left: Vec<(String, &'a RawValue)>,
+    known: Vec<&'static str>,
+}
+
+/// The fields of an object in their order, each value as its text.
+struct Object<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Object<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Object<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object<'de>, A::Error> {
+                let mut entries = Vec::with_capacity(8);
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Object(entries))
+            }
+        }
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+impl<'a> Fields<'a> {
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// It is no JSON object, or names a field twice.
+    pub fn parse(body: &'a [u8]) -> Result<Self, ApiError> {
+        let Object(left) = serde_json::from_slice(body)
+            .map_err(|error| ApiError::invalid_request(format!("the body must be a JSON object: {error}")))?;
+        if let Some((name, _)) = left
+            .iter()
+            .enumerate()
+            .find(|(n, (name, _))| left[..*n].iter().any(|(other, _)| other == name))
+            .map(|(_, entry)| entry)
+        {
+            return Err(ApiError::invalid(name, "given twice"));
+        }
+        Ok(Self { left, known: Vec::with_capacity(8) })
+    }
+
+    /// The value's text; `null` counts as left out.
+    fn take(&mut self, name: &'static str) -> Option<&'a str> {
+        self.known.push(name);
+        let index = self.left.iter().position(|(field, _)| field == name)?;
+        let (_, value) = self.left.swap_remove(index);
+        (value.get() != "null").then(|| value.get())
+    }
+
+    /// A text that `parse` accepts.
+    ///
+    /// # Errors
+    /// It is no text, or `parse` says what would be right.
+    pub fn text<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, ApiError> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        let text: String =
+            serde_json::from_str(value).map_err(|_| ApiError::invalid(name, format!("a text, got {}", kind(value))))?;
+        parse(&text).map(Some).map_err(|fault| ApiError::invalid(name, fault))
+    }
+
+    /// As [`text`](Self::text), and required.
+    ///
+    /// # Errors
+    /// It is missing, too.
+    pub fn required_text<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<T, ApiError> {
+        self.text(name, parse)?.ok_or_else(|| ApiError::invalid(name, "required"))
+    }
+
+    /// An id of the caller's: 1 to 128 characters.
+    ///
+    /// # Errors
+    /// It is no such text.
+    pub fn id(&mut self, name: &'static str) -> Result<Option<String>, ApiError> {
+        self.text(name, |text| match text.chars().count() {
+            1..=LONGEST_ID if !text.chars().any(char::is_control) => Ok(text.to_owned()),
+            length => Err(format!("1 to {LONGEST_ID} characters, no control characters, got {length} characters")),
+        })
+    }
+
+    /// An amount: a strict decimal text, or a number as other languages' floats print it.
+    ///
+    /// # Errors
+    /// It is neither, negative, or above one billion dollars.
+    pub fn money(&mut self, name: &'static str) -> Result<Option<Money>, ApiError> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        let amount = match value.as_bytes().first() {
+            Some(b'"') => {
+                let text: String = serde_json::from_str(value).map_err(|error| ApiError::invalid(name, error))?;
+                Money::parse(&text)
+            }
+            Some(b'-' | b'0'..=b'9') => Money::parse_json_number(value),
+            _ => {
+                return Err(ApiError::invalid(
+                    name,
+                    format!("an amount, as a number or a text such as \"0.05\", got {}", kind(value)),
+                ));
+            }
+        };
+        amount.map(Some).map_err(|fault| ApiError::invalid(name, fault))
+    }
+
+    /// An amount above zero, such as a limit.
+    ///
+    /// # Errors
+    /// It is no amount, or zero.
+    pub fn limit(&mut self, name: &'static str) -> Result<Option<Money>, ApiError> {
+        match self.money(name)? {
+            Some(Money::ZERO) => {
+                Err(ApiError::invalid(name, "above 0; a quota that allows nothing has a limit of 0.000000001"))
+            }
+            amount => Ok(amount),
+        }
+    }
+
+    /// `true` or `false`, default `false`.
+    ///
+    /// # Errors
+    /// It is neither.
+    pub fn flag(&mut self, name: &'static str) -> Result<bool, ApiError> {
+        match self.take(name) {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(value) => Err(ApiError::invalid(name, format!("true or false, got {}", kind(value)))),
+        }
+    }
+
+    /// An instant with its offset from UTC.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn instant(&mut self, name: &'static str) -> Result<Option<DateTime<Utc>>, ApiError> {
+        self.text(name, instant)
+    }
+
+    /// Up to 32 pairs of texts, by name.
+    ///
+    /// # Errors
+    /// It is no object, has too many pairs, or one that is no text.
+    pub fn pairs(&mut self, name: &'static str) -> Result<Vec<(String, String)>, ApiError> {
+        const MOST: usize = 32;
+        let Some(value) = self.take(name) else { return Ok(Vec::new()) };
+        let Object(entries) = serde_json::from_str(value)
+            .map_err(|_| ApiError::invalid(name, format!("an object of texts, got {}", kind(value))))?;
+        if entries.len() > MOST {
+            return Err(ApiError::invalid(name, format!("at most {MOST} pairs, got {}", entries.len())));
+        }
+        let mut pairs = entries
+            .into_iter()
+            .map(|(key, value)| match serde_json::from_str::<String>(value.get()) {
+                Ok(text) => Ok((key, text)),
+                Err(_) => {
+                    Err(ApiError::invalid(&format!("{name}.{key}"), format!("a text, got {}", kind(value.get()))))
+                }
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        pairs.sort();
+        match pairs.windows(2).find(|two| two[0].0 == two[1].0) {
+            Some(two) => Err(ApiError::invalid(&format!("{name}.{}", two[0].0), "given twice")),
+            None => Ok(pairs),
+        }
+    }
+
+    /// Percents, 1 to 1000, ascending.
+    ///
+    /// # Errors
+    /// It is no list of such numbers.
+    pub fn thresholds(&mut self, name: &'static str) -> Result<Option<Vec<i16>>, ApiError> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        let fault = || {
+            ApiError::invalid(
+                name,
+                format!("a list of up to 16 whole percents, 1 to 1000, such as [80, 90, 100], got {}", shorten(value)),
+            )
+        };
+        let mut percents: Vec<i16> = serde_json::from_str(value).map_err(|_| fault())?;
+        if percents.len() > 16 || percents.iter().any(|percent| !(1..=1000).contains(percent)) {
+            return Err(fault());
+        }
+        percents.sort_unstable();
+        percents.dedup();
+        Ok(Some(percents))
+    }
+
+    /// Nothing more is expected.
+    ///
+    /// # Errors
+    /// A field that the route does not know is left.
+    pub fn finish(self) -> Result<(), ApiError> {
+        match self.left.first() {
+            None => Ok(()),
+            Some((name, _)) => {
+                let hint = crate::nearest::hint(name, self.known.iter().copied());
+                Err(ApiError::invalid(name, format!("unknown field{hint}")))
+            }
+        }
+    }
+}
+
+/// An instant with its offset from UTC.
+///
+/// # Errors
+/// A sentence that says what would be right.
+pub fn instant(text: &str) -> Result<DateTime<Utc>, String> {
+    DateTime::parse_from_rfc3339(text)
+        .map(|at| at.to_utc())
+        .map_err(|_| format!("an instant such as 2026-01-04T12:00:00Z, got {:?}", shorten(text)))
+}
+
+/// The parameters of a query, each known and given once.
+///
+/// # Errors
+/// A parameter is unknown or given twice.
+pub fn query<const N: usize>(
+    pairs: Vec<(String, String)>,
+    known: [&'static str; N],
+) -> Result<[Option<String>; N], ApiError> {
+    let mut values = [const { None }; N];
+    for (name, value) in pairs {
+        let Some(index) = known.iter().position(|known| *known == name) else {
+            let hint = crate::nearest::hint(&name, known.iter().copied());
+            return Err(ApiError::invalid(&name, format!("unknown parameter{hint}")));
+        };
+        if values[index].replace(value).is_some() {
+            return Err(ApiError::invalid(&name, "given twice"));
+        }
+    }
+    Ok(values)
+}
+
+/// What a JSON value is, for an error: never the whole of it.
+fn kind(value: &str) -> String {
+    match value.as_bytes().first() {
+        Some(b'"') => "a text".to_owned(),
+        Some(b'{') => "an object".to_owned(),
+        Some(b'[') => "a list".to_owned(),
+        _ => shorten(value),
+    }
+}
+
+fn shorten(text: &str) -> String {
+    const LONGEST: usize = 40;
+    if text.chars().count() <= LONGEST {
+        text.to_owned()
+    } else {
+        text.chars().take(LONGEST).chain("…".chars()).collect()
+    }
+}

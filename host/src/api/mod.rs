@@ -1,0 +1,75 @@
+//! HTTP: parse, call the gate, render.
+
+mod admin;
+pub mod auth;
+mod denial;
+mod details;
+mod error;
+mod gate;
+mod input;
+
+use std::sync::Arc;
+
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use axum::{Json, Router};
+use serde_json::json;
+
+use self::auth::Access;
+use self::error::ApiError;
+use crate::clock::Clock;
+use crate::gate::Gate;
+use crate::policy::Folder;
+use crate::store::Store;
+
+pub use self::admin::QuotaView;
+
+const LARGEST_BODY: usize = 64 << 10;
+
+/// Everything that a request can touch.
+pub struct App {
+    /// Decides.
+    pub gate: Gate,
+    /// For the administrator's routes.
+    pub store: Store,
+    /// For the administrator's routes.
+    pub policies: Arc<Folder>,
+    /// Read once per request.
+    pub clock: Clock,
+    /// Who may call.
+    pub access: Access,
+}
+
+/// The routes over `app`.
+pub fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/v1/check", post(gate::check))
+        .route("/v1/costs", post(gate::costs))
+        .route("/v1/quotas", get(admin::quotas))
+        .route(
+            "/v1/quotas/{scope}/{scope_id}/{resource_type}/{period}",
+            put(admin::put_quota).delete(admin::delete_quota),
+        )
+        .route("/v1/tenants", get(admin::tenants))
+        .route("/v1/tenants/{tenant_id}", get(admin::tenant).put(admin::put_tenant).delete(admin::delete_tenant))
+        .route("/v1/policies", get(admin::policies))
+        .route("/v1/policies/reload", post(admin::reload))
+        .route("/v1/decisions", get(admin::decisions))
+        .route("/v1/decisions/{id}", get(admin::decision))
+        .route("/livez", get(|| async { Json(json!({ "status": "ok" })) }))
+        .route("/readyz", get(ready))
+        .fallback(|| async { ApiError::not_found("no such route") })
+        .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .with_state(app)
+}
+
+/// Whether it can answer: the store does.
+async fn ready(State(app): State<Arc<App>>) -> Response {
+    match app.store.ping().await {
+        Ok(()) => Json(json!({ "status": "ready", "degraded": false })).into_response(),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "store_unavailable" }))).into_response(),
+    }
+}

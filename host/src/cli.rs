@@ -1,0 +1,155 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// The gate in front of your spending: quotas in PostgreSQL, decisions in WebAssembly policies.
+#[derive(Debug, Parser)]
+#[command(name = "tollgate", version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do; `dev` where nothing is said.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Build the policies from source, start the embedded store, and serve.
+    Dev {
+        /// Where it listens, what it decides with, where its data lies.
+        #[command(flatten)]
+        serve: ServeArgs,
+        /// Where the policies' sources are: crates, or a workspace of them.
+        #[arg(long, value_name = "DIR", default_value = "policies")]
+        sources: PathBuf,
+    },
+    /// Serve with policies that are built already.
+    Serve(ServeArgs),
+    /// Bring the database to this version, taking over the tables of the replaced system.
+    Migrate(StoreArgs),
+    /// List, set and delete quotas.
+    #[command(subcommand)]
+    Quota(QuotaCommand),
+    /// Build and test policies.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+}
+
+/// Flags of `serve` and `dev`; each is also a key of tollgate.toml and a `TOLLGATE_` variable.
+#[derive(Debug, Default, Args)]
+pub struct ServeArgs {
+    /// 127.0.0.1:8080 or unix:PATH
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<String>,
+    /// The policy folder [default: policies in the data directory]
+    #[arg(long, value_name = "DIR")]
+    pub policies: Option<String>,
+    /// error, warn, info, debug, trace, or a list of target=level
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// Where the store is.
+    #[command(flatten)]
+    pub store: StoreArgs,
+}
+
+/// Where the store is: `DATABASE_URL`, or the embedded one in the data directory.
+#[derive(Debug, Default, Args)]
+pub struct StoreArgs {
+    /// The embedded store's and tollgate's own files [default: .tollgate]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<String>,
+    /// Configuration to read instead of ./tollgate.toml
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Quotas, on the store directly.
+#[derive(Debug, Subcommand)]
+pub enum QuotaCommand {
+    /// The quotas and how they stand.
+    List {
+        /// Only this scope: tenant, user, pool, global.
+        #[arg(long)]
+        scope: Option<String>,
+        /// Only this scope id.
+        #[arg(long)]
+        scope_id: Option<String>,
+        /// Only this resource type.
+        #[arg(long)]
+        resource_type: Option<String>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        /// Where the store is.
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+    /// Create a quota, or change its limits; what is spent stays.
+    Set {
+        /// Which one.
+        #[command(flatten)]
+        key: QuotaKeyArgs,
+        /// USD that may be spent in a window, such as 50.00.
+        limit: String,
+        /// A ceiling in USD that holds whatever the policy says.
+        #[arg(long, value_name = "USD")]
+        hard_limit: Option<String>,
+        /// Percents of the limit at which an alert is due, such as 80,90,100.
+        #[arg(long, value_delimiter = ',', value_name = "PERCENTS")]
+        thresholds: Option<Vec<i16>>,
+        /// Where the store is.
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+    /// Delete a quota. Without any quota a resource is unlimited.
+    Delete {
+        /// Which one.
+        #[command(flatten)]
+        key: QuotaKeyArgs,
+        /// Where the store is.
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+}
+
+/// What makes a quota the one it is.
+#[derive(Debug, Args)]
+pub struct QuotaKeyArgs {
+    /// tenant, user, pool, global
+    pub scope: String,
+    /// acme-corp, acme-corp/u-42, eu-team, *
+    pub scope_id: String,
+    /// llm, e2b, …
+    pub resource_type: String,
+    /// hour, day, week, month, lifetime
+    pub period: String,
+}
+
+/// Policies, without a store.
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Build policy crates to components.
+    Build {
+        /// Crates, or workspaces of them.
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+        /// Where NAME.wasm goes, with its NAME.toml and NAME.fixtures.toml.
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// Run the fixtures of built policies.
+    Test {
+        /// NAME.wasm files, or folders of them; their fixtures lie beside them.
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<PathBuf>,
+    },
+}
+
+impl Command {
+    /// What `tollgate` alone means.
+    pub fn dev() -> Self {
+        Self::Dev { serve: ServeArgs::default(), sources: "policies".into() }
+    }
+}

@@ -1,0 +1,173 @@
+//! The commands: wire the world and hand it over.
+
+mod policy;
+mod quota;
+mod serve;
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use sqlx::postgres::PgConnectOptions;
+
+use crate::cli::{Cli, Command, StoreArgs};
+use crate::config::{Config, ConfigError};
+use crate::policy::PolicyError;
+use crate::policy::build::BuildError;
+use crate::store::embedded::{self, Embedded, EmbeddedError};
+use crate::store::{Store, StoreError};
+use crate::telemetry;
+
+/// A command that did not do what it was asked: `error: …`, the cause, `hint: …`.
+#[derive(Debug)]
+pub struct Failure {
+    error: String,
+    hint: Option<String>,
+    /// 1 a denial, a failed fixture or check; 2 usage or operation.
+    pub exit: u8,
+}
+
+impl Failure {
+    fn new(error: impl Into<String>) -> Self {
+        Self { error: error.into(), hint: None, exit: 2 }
+    }
+
+    fn caused(error: &dyn Error) -> Self {
+        let mut text = error.to_string();
+        let mut cause = error.source();
+        while let Some(deeper) = cause {
+            // Some libraries repeat the cause in their own sentence.
+            let sentence = deeper.to_string();
+            if !text.contains(&sentence) {
+                let _ = write!(text, "\n  because: {sentence}");
+            }
+            cause = deeper.source();
+        }
+        Self::new(text)
+    }
+
+    fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// As it is printed on stderr.
+    pub fn text(&self) -> String {
+        let hint = self.hint.as_ref().map_or_else(String::new, |hint| format!("\nhint: {hint}"));
+        format!("error: {}{hint}", self.error)
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::caused(&error)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        let failure = Self::caused(&error);
+        match error {
+            StoreError::Database(_) => {
+                failure.hint("check DATABASE_URL, or leave it unset to use the embedded PostgreSQL")
+            }
+            _ => failure,
+        }
+    }
+}
+
+impl From<EmbeddedError> for Failure {
+    fn from(error: EmbeddedError) -> Self {
+        Self { hint: error.hint(), ..Self::caused(&error) }
+    }
+}
+
+impl From<BuildError> for Failure {
+    fn from(error: BuildError) -> Self {
+        Self { hint: error.hint.clone(), ..Self::caused(&error) }
+    }
+}
+
+impl From<PolicyError> for Failure {
+    fn from(error: PolicyError) -> Self {
+        Self::caused(&error)
+    }
+}
+
+/// Runs what the command line says.
+///
+/// # Errors
+/// What went wrong, as the person who typed it should read it.
+pub async fn run(cli: Cli) -> Result<(), Failure> {
+    match cli.command.unwrap_or_else(Command::dev) {
+        Command::Dev { serve, sources } => serve::dev(serve, sources).await,
+        Command::Serve(args) => serve::serve(args).await,
+        Command::Migrate(args) => migrate(args).await,
+        Command::Quota(command) => quota::run(command).await,
+        Command::Policy(command) => policy::run(command).await,
+    }
+}
+
+async fn migrate(args: StoreArgs) -> Result<(), Failure> {
+    telemetry::to_stderr();
+    let opened = OpenStore::open(&configured(&args)?).await?;
+    println!("The database is at this version.");
+    opened.close().await
+}
+
+fn configured(args: &StoreArgs) -> Result<Config, Failure> {
+    Ok(Config::load(args.config.as_deref(), &[("data_dir", args.data_dir.clone())])?)
+}
+
+/// A store for a command, and the embedded server where the command had to start it.
+struct OpenStore {
+    store: Store,
+    started: Option<Embedded>,
+}
+
+impl OpenStore {
+    /// `DATABASE_URL`; else the embedded server of a gate that runs; else one that this command starts.
+    async fn open(config: &Config) -> Result<Self, Failure> {
+        if let Some(options) = external(config)? {
+            return Ok(Self { store: Store::open(options).await?, started: None });
+        }
+        if let Some(options) = embedded::running(&config.data_dir)? {
+            return Ok(Self { store: Store::open(options).await?, started: None });
+        }
+        let started = start_embedded(config).await?;
+        match Store::open(started.connect_options()).await {
+            Ok(store) => Ok(Self { store, started: Some(started) }),
+            Err(error) => {
+                started.stop().await?;
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn close(self) -> Result<(), Failure> {
+        self.store.close().await;
+        if let Some(started) = self.started {
+            started.stop().await?;
+        }
+        Ok(())
+    }
+}
+
+fn external(config: &Config) -> Result<Option<PgConnectOptions>, Failure> {
+    // The address holds a password: an error must not repeat it.
+    config.database_url.as_deref().map(str::parse).transpose().map_err(|_| {
+        Failure::new("DATABASE_URL is no address of a PostgreSQL database")
+            .hint("it looks like postgres://user:password@host:5432/database")
+    })
+}
+
+async fn start_embedded(config: &Config) -> Result<Embedded, Failure> {
+    Ok(Embedded::start(&config.data_dir, &config.surroundings.search_path).await?)
+}
+
+/// A path as people read it: relative where it lies below the working directory.
+fn shown(path: &Path) -> String {
+    let here = std::path::absolute(".").unwrap_or_default();
+    let shown = path.strip_prefix(&here).unwrap_or(path);
+    shown.display().to_string()
+}

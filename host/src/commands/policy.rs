@@ -1,0 +1,92 @@
+//! `policy build` and `policy test`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::{Failure, shown};
+use crate::cli::PolicyCommand;
+use crate::config::Surroundings;
+use crate::policy::build::build;
+use crate::policy::engine::Engine;
+use crate::policy::fixture::Fixtures;
+use crate::policy::manifest::Manifest;
+use crate::telemetry;
+
+pub(super) async fn run(command: PolicyCommand) -> Result<(), Failure> {
+    telemetry::to_stderr();
+    let work = move || match command {
+        PolicyCommand::Build { paths, out } => {
+            for policy in build(&paths, &out, Surroundings::of_this_process().home.as_deref())? {
+                println!("{}  {} KiB", shown(&policy.file), policy.size.div_ceil(1024));
+            }
+            Ok(())
+        }
+        PolicyCommand::Test { paths } => test(&paths),
+    };
+    tokio::task::spawn_blocking(work).await.map_err(|error| Failure::new(error.to_string()))?
+}
+
+fn test(paths: &[PathBuf]) -> Result<(), Failure> {
+    let engine = Engine::new()?;
+    let (mut passed, mut failed) = (0, 0);
+    for component in components(paths)? {
+        println!("{}", shown(&component));
+        for (name, differences) in test_one(&engine, &component)? {
+            println!("  {} {name}", if differences.is_empty() { "ok    " } else { "FAILED" });
+            for difference in &differences {
+                println!("         {difference}");
+            }
+            if differences.is_empty() { passed += 1 } else { failed += 1 }
+        }
+    }
+    println!("{passed} passed, {failed} failed");
+    if failed == 0 {
+        return Ok(());
+    }
+    Err(Failure { exit: 1, ..Failure::new(format!("{failed} fixtures failed")) })
+}
+
+fn components(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+    let unreadable = |path: &Path, error| Failure::new(format!("{}: {error}", path.display()));
+    let mut components = Vec::new();
+    for path in paths {
+        if !fs::metadata(path).map_err(|error| unreadable(path, error))?.is_dir() {
+            components.push(path.clone());
+            continue;
+        }
+        for entry in fs::read_dir(path).map_err(|error| unreadable(path, error))? {
+            let file = entry.map_err(|error| unreadable(path, error))?.path();
+            if file.extension().is_some_and(|extension| extension == "wasm") {
+                components.push(file);
+            }
+        }
+    }
+    components.sort();
+    if components.is_empty() {
+        return Err(Failure::new("no policies there").hint("build some with `tollgate policy build PATH --out DIR`"));
+    }
+    Ok(components)
+}
+
+/// The cases of one policy, each with what differs.
+fn test_one(engine: &Engine, component: &Path) -> Result<Vec<(String, Vec<String>)>, Failure> {
+    let fault = |path: &Path, error: String| Failure::new(format!("{}: {error}", path.display()));
+    let beside = |extension: &str| component.with_extension(extension);
+    let text = |path: &Path| match fs::read_to_string(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some).map_err(|error| fault(path, error.to_string())),
+    };
+    let manifest_path = beside("toml");
+    let manifest = Manifest::parse(&text(&manifest_path)?.unwrap_or_default())
+        .map_err(|error| fault(&manifest_path, error.to_string()))?;
+    let fixtures_path = beside("fixtures.toml");
+    let fixtures = text(&fixtures_path)?.ok_or_else(|| {
+        fault(&fixtures_path, "not there".to_owned()).hint("a policy's fixtures lie beside it, as NAME.fixtures.toml")
+    })?;
+    let fixtures = Fixtures::parse(&fixtures).map_err(|error| fault(&fixtures_path, error))?;
+    let bytes = fs::read(component).map_err(|error| fault(component, error.to_string()))?;
+    let policy = engine.compile(&bytes, manifest.limits()?).map_err(|error| fault(component, error.to_string()))?;
+    let settings = manifest.resolve(&policy.describe()?).map_err(|error| fault(&manifest_path, error.to_string()))?;
+    policy.validate_settings(&settings).map_err(|error| fault(&manifest_path, error.to_string()))?;
+    Ok(fixtures.run(&policy, &settings).into_iter().map(|case| (case.name, case.differences)).collect())
+}

@@ -1,0 +1,134 @@
+//! `quota list`, `set`, `delete`: on the store directly.
+
+use super::{Failure, OpenStore, configured};
+use crate::api::QuotaView;
+use crate::cli::{QuotaCommand, QuotaKeyArgs};
+use crate::clock::Clock;
+use crate::money::Money;
+use crate::quota::{QuotaKey, ResourceType, Scope};
+use crate::store::quotas::{ListedQuota, QuotaFilter, QuotaRule};
+use crate::telemetry;
+
+pub(super) async fn run(command: QuotaCommand) -> Result<(), Failure> {
+    telemetry::to_stderr();
+    match command {
+        QuotaCommand::List { scope, scope_id, resource_type, json, store } => {
+            let opened = OpenStore::open(&configured(&store)?).await?;
+            let filter = QuotaFilter {
+                scope: scope.as_deref(),
+                scope_id: scope_id.as_deref(),
+                resource_type: resource_type.as_deref(),
+            };
+            let quotas = opened.store.quotas(filter).await;
+            opened.close().await?;
+            print(&quotas?, json)
+        }
+        QuotaCommand::Set { key, limit, hard_limit, thresholds, store } => {
+            let key = parse_key(key)?;
+            let rule = QuotaRule {
+                limit: parse_limit("LIMIT", &limit)?,
+                hard_limit: hard_limit.as_deref().map(|text| parse_limit("--hard-limit", text)).transpose()?,
+                thresholds: thresholds.map(percents).transpose()?,
+            };
+            let opened = OpenStore::open(&configured(&store)?).await?;
+            let written = opened.store.set_quota(&key, &rule, Clock::System.now()).await;
+            opened.close().await?;
+            println!(
+                "{} {}: {} a {}",
+                if written? { "Created" } else { "Changed" },
+                name(&key),
+                rule.limit,
+                key.period
+            );
+            Ok(())
+        }
+        QuotaCommand::Delete { key, store } => {
+            let key = parse_key(key)?;
+            let opened = OpenStore::open(&configured(&store)?).await?;
+            let deleted = opened.store.delete_quota(&key).await;
+            opened.close().await?;
+            if !deleted? {
+                return Err(Failure::new(format!("there is no quota {} a {}", name(&key), key.period))
+                    .hint("`tollgate quota list` shows those that there are"));
+            }
+            println!("Deleted {} a {}; without any quota a resource is unlimited.", name(&key), key.period);
+            Ok(())
+        }
+    }
+}
+
+fn name(key: &QuotaKey) -> String {
+    format!("{} {} {}", key.scope, key.scope_id, key.resource_type)
+}
+
+fn parse_key(args: QuotaKeyArgs) -> Result<QuotaKey, Failure> {
+    let usage = |field: &str| {
+        let field = field.to_owned();
+        move |fault: String| Failure::new(format!("{field}: {fault}"))
+    };
+    let scope: Scope = args.scope.parse().map_err(usage("SCOPE"))?;
+    scope.check_id(&args.scope_id).map_err(usage("SCOPE_ID"))?;
+    Ok(QuotaKey {
+        scope,
+        scope_id: args.scope_id,
+        resource_type: ResourceType::parse(&args.resource_type).map_err(usage("RESOURCE_TYPE"))?,
+        period: args.period.parse().map_err(usage("PERIOD"))?,
+    })
+}
+
+fn parse_limit(field: &str, text: &str) -> Result<Money, Failure> {
+    match Money::parse(text) {
+        Ok(Money::ZERO) => {
+            Err(Failure::new(format!("{field}: above 0; a quota that allows nothing has a limit of 0.000000001")))
+        }
+        Ok(limit) => Ok(limit),
+        Err(fault) => Err(Failure::new(format!("{field}: {fault}"))),
+    }
+}
+
+fn percents(mut percents: Vec<i16>) -> Result<Vec<i16>, Failure> {
+    if let Some(wrong) = percents.iter().find(|percent| !(1..=1000).contains(*percent)) {
+        return Err(Failure::new(format!("--thresholds: percents from 1 to 1000, got {wrong}")));
+    }
+    percents.sort_unstable();
+    percents.dedup();
+    Ok(percents)
+}
+
+fn print(quotas: &[ListedQuota], json: bool) -> Result<(), Failure> {
+    let now = Clock::System.now();
+    if json {
+        let views: Vec<QuotaView> = quotas.iter().map(|quota| QuotaView::new(quota, now)).collect();
+        println!("{}", serde_json::to_string_pretty(&views).map_err(|error| Failure::caused(&error))?);
+        return Ok(());
+    }
+    if quotas.is_empty() {
+        println!("No quotas: every resource is unlimited.");
+        return Ok(());
+    }
+    let header = ["SCOPE", "SCOPE ID", "RESOURCE", "PERIOD", "LIMIT", "SPEND", "HELD", "REMAINING", "RESETS AT"];
+    let mut rows = vec![header.map(str::to_owned)];
+    rows.extend(quotas.iter().map(|listed| {
+        let quota = listed.row.at(now);
+        [
+            quota.key.scope.to_string(),
+            quota.key.scope_id.clone(),
+            quota.key.resource_type.to_string(),
+            quota.key.period.to_string(),
+            quota.limit.to_string(),
+            quota.spend.to_string(),
+            quota.held.to_string(),
+            quota.remaining().to_string(),
+            quota.window.end.map_or_else(|| "never".to_owned(), |end| end.format("%Y-%m-%d %H:%M").to_string()),
+        ]
+    }));
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let widths: Vec<usize> = (0..header.len()).map(width).collect();
+    for row in &rows {
+        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| {
+            if (4..=7).contains(&column) { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
+        });
+        println!("{}", cells.collect::<Vec<_>>().join("  ").trim_end());
+    }
+    Ok(())
+}

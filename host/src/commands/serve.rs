@@ -1,0 +1,156 @@
+//! `serve` and `dev`: the gate itself.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Failure, external, shown, start_embedded};
+use crate::api::App;
+use crate::cli::ServeArgs;
+use crate::clock::Clock;
+use crate::config::{Config, Listen};
+use crate::gate::Gate;
+use crate::policy::build::build;
+use crate::policy::{Folder, PolicyError};
+use crate::server::{self, Listener};
+use crate::store::Store;
+use crate::store::embedded::Embedded;
+use crate::telemetry;
+
+/// Serves with policies that are built already.
+pub(super) async fn serve(args: ServeArgs) -> Result<(), Failure> {
+    run(load(args)?, false).await
+}
+
+/// Builds the policies, then serves them.
+pub(super) async fn dev(args: ServeArgs, sources: PathBuf) -> Result<(), Failure> {
+    let config = load(args)?;
+    if !sources.join("Cargo.toml").exists() {
+        return Err(Failure::new(format!("no policy sources in {}", sources.display()))
+            .hint("run `tollgate dev` in a checkout, or `tollgate serve --policies DIR` with built policies"));
+    }
+    eprintln!("Building the policies in {} …", sources.display());
+    let (out, home) = (config.policies.clone(), config.surroundings.home.clone());
+    let built = tokio::task::spawn_blocking(move || build(&[sources], &out, home.as_deref()))
+        .await
+        .map_err(|error| Failure::new(error.to_string()))??;
+    let names: Vec<&str> = built.iter().map(|policy| policy.name.as_str()).collect();
+    eprintln!("  policies  {} in {}", names.join(", "), shown(&config.policies));
+    run(config, true).await
+}
+
+fn load(args: ServeArgs) -> Result<Config, Failure> {
+    let flags = [
+        ("listen", args.listen),
+        ("policies", args.policies),
+        ("log_level", args.log_level),
+        ("data_dir", args.store.data_dir),
+    ];
+    Ok(Config::load(args.store.config.as_deref(), &flags)?)
+}
+
+async fn run(config: Config, is_dev: bool) -> Result<(), Failure> {
+    let clock = Clock::System;
+    let _written_at_the_end = telemetry::to_stdout(&config.log_level, clock.clone()).map_err(Failure::new)?;
+    // From here on: whoever stops us while we start is heard once the store is up, and it is stopped too.
+    let shutdown = shutdown()?;
+    let external = external(&config)?;
+    let embedded = if external.is_none() { Some(start_embedded(&config).await?) } else { None };
+    let served = run_on(
+        &config,
+        external.or(embedded.as_ref().map(Embedded::connect_options)),
+        embedded.as_ref(),
+        clock,
+        shutdown,
+        is_dev,
+    )
+    .await;
+    let stopped = match embedded {
+        Some(embedded) => embedded.stop().await.map_err(Failure::from),
+        None => Ok(()),
+    };
+    if is_dev && served.is_ok() {
+        eprintln!("Stopped.");
+    }
+    served.and(stopped)
+}
+
+async fn run_on(
+    config: &Config,
+    options: Option<sqlx::postgres::PgConnectOptions>,
+    embedded: Option<&Embedded>,
+    clock: Clock,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+    is_dev: bool,
+) -> Result<(), Failure> {
+    let options = options.ok_or_else(|| Failure::new("no store"))?;
+    let store = Store::open(options).await?;
+    if let Some(embedded) = embedded {
+        let age = if embedded.created() { "new" } else { "found" };
+        eprintln!("  store     PostgreSQL {} in {} ({age})", embedded.version(), shown(embedded.cluster_dir()));
+    }
+    let policies = open_policies(config, &clock).await?;
+    let bind = |error| {
+        Failure::new(format!("cannot listen on {}: {error}", config.listen))
+            .hint("another process may have it; choose another with --listen")
+    };
+    let listener = Listener::bind(&config.listen).await.map_err(bind)?;
+    let address = listener.address(&config.listen).map_err(bind)?;
+    let gate = Gate::start(store.clone(), policies.clone(), config.enforcement, clock.clone());
+    let kind = if embedded.is_some() { "embedded PostgreSQL" } else { "PostgreSQL" };
+    if config.enforcement.others {
+        tracing::info!(store = kind, "Cost tracking initialized successfully");
+    }
+    if config.enforcement.e2b {
+        tracing::info!(store = kind, "E2B cost tracking initialized successfully");
+    }
+    eprintln!("  gate      {address}");
+    if is_dev {
+        eprintln!("{}", first_steps(&address));
+    }
+    let app = Arc::new(App { gate, store: store.clone(), policies, clock, access: config.access.clone() });
+    let served = server::serve(listener, app, shutdown).await;
+    store.close().await;
+    served.map_err(|error| Failure::new(format!("the listener broke: {error}")))
+}
+
+async fn open_policies(config: &Config, clock: &Clock) -> Result<Arc<Folder>, Failure> {
+    let (dir, now) = (config.policies.clone(), clock.now());
+    let folder = tokio::task::spawn_blocking(move || Folder::open(dir, now))
+        .await
+        .map_err(|error| Failure::new(error.to_string()))?
+        .map_err(|error: PolicyError| {
+            Failure::from(error)
+                .hint(format!("build some with `tollgate policy build policies --out {}`", shown(&config.policies)))
+        })?;
+    Ok(Arc::new(folder))
+}
+
+/// Ready when the process is asked to stop.
+fn shutdown() -> Result<impl Future<Output = ()> + Send + 'static, Failure> {
+    let listen = |kind| signal(kind).map_err(|error| Failure::new(format!("cannot listen for signals: {error}")));
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tracing::info!("Stopping");
+    })
+}
+
+/// What to type next: a quota of one dollar a day, and a request for two.
+fn first_steps(address: &Listen) -> String {
+    let (to, socket) = match address {
+        Listen::Tcp(_) => (address.to_string(), String::new()),
+        Listen::Unix(path) => ("http://localhost".to_owned(), format!("--unix-socket {} ", path.display())),
+    };
+    format!(
+        "\nTry a denial, in another terminal:\n\n  \
+         curl {socket}-X PUT {to}/v1/quotas/tenant/acme-corp/llm/day -H 'content-type: application/json' -d '{{\"limitUsd\": 1}}'\n  \
+         curl {socket}-i {to}/v1/check -H 'content-type: application/json' \\\n    \
+         -d '{{\"tenantId\": \"acme-corp\", \"resourceType\": \"llm\", \"estimatedCostUsd\": 2}}'\n\n\
+         Ctrl-C stops the gate and its store.\n"
+    )
+}

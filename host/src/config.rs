@@ -1,0 +1,336 @@
+//! Configuration: `tollgate.toml`, then the environment, then flags. The only place that reads the environment.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::fs;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use crate::api::auth::{Access, Token, Transport};
+use crate::gate::Enforcement;
+use crate::nearest;
+use crate::quota::TenantId;
+
+/// The file that is read where no other is named; it need not exist.
+pub const FILE: &str = "tollgate.toml";
+const PREFIX: &str = "TOLLGATE_";
+
+/// Every key of the file; each is `TOLLGATE_` and its upper case in the environment, and some are flags.
+const KEYS: [Key; 7] = [
+    Key { name: "listen", default: Some("127.0.0.1:8080"), also: None },
+    Key { name: "policies", default: None, also: None },
+    Key { name: "data_dir", default: Some(".tollgate"), also: None },
+    Key { name: "log_level", default: Some("info"), also: None },
+    Key { name: "database_url", default: None, also: Some("DATABASE_URL") },
+    Key { name: "enforce_cost_quotas", default: Some("true"), also: Some("ENFORCE_COST_QUOTAS") },
+    Key { name: "enforce_e2b_quotas", default: Some("true"), also: Some("ENFORCE_E2B_QUOTAS") },
+];
+
+struct Key {
+    name: &'static str,
+    default: Option<&'static str>,
+    /// A variable of the replaced system, or one that everybody knows; goes over `TOLLGATE_…`.
+    also: Option<&'static str>,
+}
+
+/// Tokens come from the environment or files only, never from `tollgate.toml` or a flag.
+const APP_TOKEN: &str = "TOLLGATE_APP_TOKEN";
+const ADMIN_TOKEN: &str = "TOLLGATE_ADMIN_TOKEN";
+
+/// Where the gate listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// An address.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+/// `http://127.0.0.1:8080`, `unix:/run/tollgate.sock`.
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "http://{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// What the gate runs with.
+#[derive(Clone)]
+pub struct Config {
+    /// Where it listens.
+    pub listen: Listen,
+    /// The policy folder.
+    pub policies: PathBuf,
+    /// The embedded store's and our own files.
+    pub data_dir: PathBuf,
+    /// `info`, or a list of `target=level`.
+    pub log_level: String,
+    /// PostgreSQL; the embedded one where it is not set.
+    pub database_url: Option<String>,
+    /// Which resource types are enforced.
+    pub enforcement: Enforcement,
+    /// Who may call what.
+    pub access: Access,
+    /// What the process was started in.
+    pub surroundings: Surroundings,
+}
+
+/// What the process was started in, besides its configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// The home of whoever runs it.
+    pub home: Option<PathBuf>,
+    /// `PATH`: where programs are looked for.
+    pub search_path: OsString,
+}
+
+impl Surroundings {
+    /// This process's.
+    pub fn of_this_process() -> Self {
+        Self { home: std::env::home_dir(), search_path: std::env::var_os("PATH").unwrap_or_default() }
+    }
+}
+
+/// What is wrong with the configuration, and where it stands.
+#[derive(Debug, thiserror::Error)]
+#[error("{origin}: {fault}")]
+pub struct ConfigError {
+    origin: String,
+    fault: String,
+}
+
+impl ConfigError {
+    fn new(origin: impl fmt::Display, fault: impl fmt::Display) -> Self {
+        Self { origin: origin.to_string(), fault: fault.to_string() }
+    }
+}
+
+/// A value and where it comes from.
+struct Value {
+    text: String,
+    origin: String,
+}
+
+impl Config {
+    /// Reads the file (`named`, or `tollgate.toml` where it exists) and this process's environment; `flags` go over both.
+    ///
+    /// # Errors
+    /// A key is unknown, a value is not of its kind, or the address needs tokens that are not set.
+    pub fn load(named: Option<&Path>, flags: &[(&'static str, Option<String>)]) -> Result<Self, ConfigError> {
+        let environment = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        Self::from_parts(named, &environment, flags, Surroundings::of_this_process())
+    }
+
+    fn from_parts(
+        named: Option<&Path>,
+        environment: &BTreeMap<String, String>,
+        flags: &[(&'static str, Option<String>)],
+        surroundings: Surroundings,
+    ) -> Result<Self, ConfigError> {
+        let mut values: BTreeMap<&'static str, Value> = KEYS
+            .iter()
+            .filter_map(|key| Some((key.name, Value { text: key.default?.to_owned(), origin: "default".to_owned() })))
+            .collect();
+        read_file(named, &mut values)?;
+        read_environment(environment, &mut values)?;
+        for (name, text) in flags {
+            if let Some(text) = text {
+                let origin = format!("--{}", name.replace('_', "-"));
+                values.insert(name, Value { text: text.clone(), origin });
+            }
+        }
+        let value = |name: &str| values.get(name).map_or("", |value| value.text.as_str());
+        let fault = |name: &str, fault: String| {
+            ConfigError::new(values.get(name).map_or(name, |value| value.origin.as_str()), format!("{name}: {fault}"))
+        };
+        let flag = |name: &str| match value(name) {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            other => Err(fault(name, format!("true or false, got {other:?}"))),
+        };
+        let listen = listen(value("listen")).map_err(|problem| fault("listen", problem))?;
+        let access = Access {
+            app: app_tokens(environment)?,
+            admin: secret(environment, ADMIN_TOKEN)?
+                .map(|secret| Token::new("admin".into(), secret.trim(), Vec::new())),
+            transport: match &listen {
+                Listen::Unix(_) => Transport::Unix,
+                Listen::Tcp(address) if address.ip().is_loopback() => Transport::Loopback,
+                Listen::Tcp(_) => Transport::Network,
+            },
+        };
+        if access.transport == Transport::Network && access.app.is_empty() {
+            let problem = format!(
+                "{} is no loopback address, and without tokens anybody there could spend; set {APP_TOKEN} or {APP_TOKEN}_FILE",
+                value("listen")
+            );
+            return Err(fault("listen", problem));
+        }
+        let data_dir = PathBuf::from(value("data_dir"));
+        Ok(Self {
+            policies: values
+                .get("policies")
+                .map_or_else(|| data_dir.join("policies"), |value| value.text.clone().into()),
+            data_dir,
+            log_level: value("log_level").to_owned(),
+            database_url: values.get("database_url").map(|value| value.text.clone()),
+            enforcement: Enforcement { e2b: flag("enforce_e2b_quotas")?, others: flag("enforce_cost_quotas")? },
+            listen,
+            access,
+            surroundings,
+        })
+    }
+}
+
+fn read_file(named: Option<&Path>, values: &mut BTreeMap<&'static str, Value>) -> Result<(), ConfigError> {
+    let path = named.unwrap_or(Path::new(FILE));
+    let origin = path.display().to_string();
+    let text = match fs::read_to_string(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound && named.is_none() => return Ok(()),
+        other => other.map_err(|error| ConfigError::new(&origin, error))?,
+    };
+    let table: toml::Table = text.parse().map_err(|error| ConfigError::new(&origin, error))?;
+    for (name, value) in table {
+        let Some(key) = KEYS.iter().find(|key| key.name == name) else {
+            let hint = nearest::hint(&name, KEYS.iter().map(|key| key.name));
+            return Err(ConfigError::new(&origin, format!("unknown key {name:?}{hint}")));
+        };
+        let text = match value {
+            toml::Value::String(text) => text,
+            toml::Value::Boolean(flag) => flag.to_string(),
+            other => {
+                return Err(ConfigError::new(
+                    &origin,
+                    format!("{name}: a text or true/false, got a {}", other.type_str()),
+                ));
+            }
+        };
+        values.insert(key.name, Value { text, origin: origin.clone() });
+    }
+    Ok(())
+}
+
+fn read_environment(
+    environment: &BTreeMap<String, String>,
+    values: &mut BTreeMap<&'static str, Value>,
+) -> Result<(), ConfigError> {
+    for (variable, text) in environment {
+        let Some(suffix) = variable.strip_prefix(PREFIX) else { continue };
+        // Kubernetes describes a service of our name in every pod beside it.
+        let of_kubernetes = suffix.starts_with("SERVICE_") || suffix == "PORT" || suffix.starts_with("PORT_");
+        let of_tokens = [APP_TOKEN, ADMIN_TOKEN].iter().any(|name| variable.trim_end_matches("_FILE") == *name);
+        if of_kubernetes || of_tokens {
+            continue;
+        }
+        let Some(key) = KEYS.iter().find(|key| key.name == suffix.to_ascii_lowercase()) else {
+            let known: Vec<String> =
+                KEYS.iter().map(|key| format!("{PREFIX}{}", key.name.to_ascii_uppercase())).collect();
+            let hint = nearest::hint(variable, known.iter().map(String::as_str));
+            return Err(ConfigError::new(variable, format!("unknown variable{hint}")));
+        };
+        values.insert(key.name, Value { text: text.clone(), origin: variable.clone() });
+    }
+    for key in &KEYS {
+        if let Some((variable, text)) = key.also.and_then(|name| environment.get(name).map(|text| (name, text))) {
+            values.insert(key.name, Value { text: text.clone(), origin: variable.to_owned() });
+        }
+    }
+    Ok(())
+}
+
+fn listen(text: &str) -> Result<Listen, String> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return if path.is_empty() { Err("unix: and a path".to_owned()) } else { Ok(Listen::Unix(path.into())) };
+    }
+    let text = text.replace("localhost:", "127.0.0.1:");
+    text.parse()
+        .map(Listen::Tcp)
+        .map_err(|_| format!("an address and port (127.0.0.1:8080) or unix:PATH, got {text:?}"))
+}
+
+/// The variable's value, or the content of the file that `VARIABLE_FILE` names.
+fn secret(environment: &BTreeMap<String, String>, variable: &str) -> Result<Option<String>, ConfigError> {
+    let file = format!("{variable}_FILE");
+    let text = match (environment.get(variable), environment.get(&file)) {
+        (Some(_), Some(_)) => return Err(ConfigError::new(variable, format!("set it or {file}, not both"))),
+        (Some(text), None) => text.clone(),
+        (None, Some(path)) => {
+            fs::read_to_string(path).map_err(|error| ConfigError::new(file, format!("{path}: {error}")))?
+        }
+        (None, None) => return Ok(None),
+    };
+    if text.trim().is_empty() {
+        return Err(ConfigError::new(variable, "empty; leave it unset, or give a token"));
+    }
+    Ok(Some(text))
+}
+
+/// One token a line: the token alone, or `NAME TOKEN` and the tenants that it may charge, all where there are none.
+fn app_tokens(environment: &BTreeMap<String, String>) -> Result<Vec<Token>, ConfigError> {
+    let text = secret(environment, APP_TOKEN)?.unwrap_or_default();
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let mut words = line.split_whitespace();
+            let (first, second) = (words.next().unwrap_or_default(), words.next());
+            let Some(secret) = second else { return Ok(Token::new("app".to_owned(), first, Vec::new())) };
+            let tenants = words
+                .map(|tenant| {
+                    TenantId::parse(tenant).map_err(|fault| ConfigError::new(APP_TOKEN, format!("{first}: {fault}")))
+                })
+                .collect::<Result<_, _>>()?;
+            Ok(Token::new(first.to_owned(), secret, tenants))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(environment: &[(&str, &str)], flags: &[(&'static str, Option<String>)]) -> Result<Config, String> {
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Config::from_parts(None, &environment, flags, Surroundings::default()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn flags_go_over_the_environment_and_the_environment_over_defaults() {
+        let config = load(
+            &[("TOLLGATE_LISTEN", "127.0.0.1:1"), ("TOLLGATE_DATA_DIR", "data")],
+            &[("listen", Some("127.0.0.1:2".into()))],
+        );
+        let config = config.unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(config.listen.to_string(), "http://127.0.0.1:2");
+        assert_eq!((config.policies, config.log_level.as_str()), (PathBuf::from("data/policies"), "info"));
+    }
+
+    #[test]
+    fn an_unknown_variable_is_an_error_that_names_its_neighbour() {
+        let error = load(&[("TOLLGATE_LISTN", "127.0.0.1:1")], &[]).err();
+        assert_eq!(error.as_deref(), Some("TOLLGATE_LISTN: unknown variable, did you mean \"TOLLGATE_LISTEN\"?"));
+        assert!(
+            load(&[("TOLLGATE_PORT_8080_TCP", "tcp://10.0.0.1:8080"), ("TOLLGATE_SERVICE_HOST", "10.0.0.1")], &[])
+                .is_ok()
+        );
+    }
+
+    #[test]
+    fn an_address_that_others_reach_needs_tokens() {
+        let everywhere = [("listen", Some("0.0.0.0:8080".to_owned()))];
+        assert!(load(&[], &everywhere).err().is_some_and(|error| error.contains("TOLLGATE_APP_TOKEN")));
+        assert!(load(&[("TOLLGATE_APP_TOKEN", "secret")], &everywhere).is_ok());
+    }
+
+    #[test]
+    fn the_replaced_systems_variables_switch_enforcement_off() {
+        let config = load(&[("ENFORCE_E2B_QUOTAS", "false")], &[]).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!((config.enforcement.e2b, config.enforcement.others), (false, true));
+        assert!(load(&[("ENFORCE_COST_QUOTAS", "no")], &[]).err().is_some_and(|error| error.contains("true or false")));
+    }
+}

@@ -1,0 +1,180 @@
+//! Facts → verdict → decision: what is asked, what a policy answered, the host's last word.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::money::Money;
+use crate::quota::{PoolId, Quota, ResourceType, TenantId, Tier, UserId};
+
+/// The operation that asks for money, as parsed at the door and stamped with the host's time.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The decision's id, UUID v7.
+    pub id: Uuid,
+    /// When the host received it.
+    pub at: DateTime<Utc>,
+    /// Who is charged.
+    pub tenant: TenantId,
+    /// On whose behalf.
+    pub user: Option<UserId>,
+    /// What is bought.
+    pub resource_type: ResourceType,
+    /// Expected cost, 0 or more.
+    pub estimate: Money,
+    /// The caller's idempotency id.
+    pub request_id: Option<String>,
+    /// The caller's own pairs, by name, up to 32.
+    pub attributes: Vec<(String, String)>,
+}
+
+/// All that a verdict may depend on, besides the policy's settings.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// The operation.
+    pub request: Arc<Request>,
+    /// The tenant's tier, if the gate has a row for it.
+    pub tier: Option<Tier>,
+    /// The tenant's pool.
+    pub pool: Option<PoolId>,
+    /// Every quota that applies: tenant, user, pool, global; within a scope the shortest period first.
+    pub quotas: Vec<Quota>,
+}
+
+/// What a policy answered, already checked for form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Yes, and if `at_most` is given, for no more than that.
+    Allow {
+        /// Held instead of the estimate.
+        at_most: Option<Money>,
+        /// Kept with the decision.
+        annotations: Vec<(String, String)>,
+    },
+    /// No.
+    Deny {
+        /// A stable word for programs.
+        code: String,
+        /// A sentence for people.
+        reason: String,
+        /// Index of the binding quota; within bounds.
+        quota: Option<usize>,
+        /// Seconds until asking again makes sense.
+        retry_after_s: Option<u64>,
+        /// Kept with the decision.
+        annotations: Vec<(String, String)>,
+    },
+}
+
+/// A decision to refuse. A value, never an error.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Denial {
+    /// A stable word for programs.
+    pub code: String,
+    /// A sentence for people.
+    pub reason: String,
+    /// The quota that denies and resets last; `None` where waiting does not help (403).
+    pub binding: Option<Quota>,
+    /// Whole seconds, rounded up.
+    pub retry_after: Option<u64>,
+}
+
+/// Which policy decided: name and digest (`sha256:…`) of the bytes that ran.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PolicyRef {
+    /// The policy's file name without `.wasm`.
+    pub name: Arc<str>,
+    /// Of the component's bytes.
+    pub digest: Arc<str>,
+}
+
+/// The host's last word.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// Yes.
+    Allowed,
+    /// No.
+    Denied(Denial),
+    /// It would have been no, but enforcement is switched off.
+    Unenforced(Denial),
+}
+
+/// A decision and what it was made of.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    /// What the policy saw. Its request carries the decision's id.
+    pub facts: Facts,
+    /// Which policy decided.
+    pub policy: PolicyRef,
+    /// The last word.
+    pub outcome: Outcome,
+    /// What may be spent, where the policy allowed less than the estimate.
+    pub at_most: Option<Money>,
+    /// Kept with the decision for its reader.
+    pub annotations: Vec<(String, String)>,
+}
+
+impl Decision {
+    /// The host's last word on a verdict: hard limits hold whatever the policy says, and a denial
+    /// becomes a note where enforcement is off.
+    pub fn new(facts: Facts, policy: PolicyRef, verdict: Verdict, enforced: bool) -> Self {
+        let (denial, at_most, annotations) = match verdict {
+            Verdict::Allow { at_most, annotations } => {
+                let amount = at_most.unwrap_or(facts.request.estimate);
+                (beyond_hard_limit(&facts, amount), at_most, annotations)
+            }
+            Verdict::Deny { code, reason, quota, retry_after_s, annotations } => {
+                let binding = quota.and_then(|index| facts.quotas.get(index)).cloned();
+                let until_reset = || seconds_until(facts.request.at, binding.as_ref()?.window.end?);
+                // Without a quota waiting does not help, whatever the policy says.
+                let retry_after = binding.as_ref().and_then(|_| retry_after_s.or_else(until_reset));
+                (Some(Denial { code, reason, binding, retry_after }), None, annotations)
+            }
+        };
+        let outcome = match denial {
+            None => Outcome::Allowed,
+            Some(denial) if enforced => Outcome::Denied(denial),
+            Some(denial) => Outcome::Unenforced(denial),
+        };
+        Self { facts, policy, outcome, at_most, annotations }
+    }
+
+    /// The quota with the least remaining.
+    pub fn tightest(&self) -> Option<&Quota> {
+        self.facts.quotas.iter().min_by_key(|quota| quota.remaining())
+    }
+
+    /// The denial, enforced or not.
+    pub fn denial(&self) -> Option<&Denial> {
+        match &self.outcome {
+            Outcome::Allowed => None,
+            Outcome::Denied(denial) | Outcome::Unenforced(denial) => Some(denial),
+        }
+    }
+}
+
+fn beyond_hard_limit(facts: &Facts, amount: Money) -> Option<Denial> {
+    let over = |quota: &&Quota| quota.hard_limit.is_some_and(|ceiling| quota.spend + quota.held + amount > ceiling);
+    let binding = facts.quotas.iter().filter(over).max_by_key(|quota| quota.resets_at())?;
+    let reason = format!(
+        "{} quota exceeded. Hard limit: {}, Current: {}, Requested: {amount}{}",
+        facts.request.resource_type.upper(),
+        binding.hard_limit.unwrap_or(binding.limit),
+        binding.spend,
+        if binding.held > Money::ZERO { format!(", Reserved: {}", binding.held) } else { String::new() },
+    );
+    Some(Denial {
+        code: "hard_limit_exceeded".to_owned(),
+        reason,
+        binding: Some(binding.clone()),
+        retry_after: binding.window.end.and_then(|end| seconds_until(facts.request.at, end)),
+    })
+}
+
+/// Whole seconds from `now` to `then`, rounded up, at least one: asking again at once never helps.
+fn seconds_until(now: DateTime<Utc>, then: DateTime<Utc>) -> Option<u64> {
+    let millis = (then - now).num_milliseconds().max(1);
+    u64::try_from(millis).ok().map(|millis| millis.div_ceil(1000))
+}

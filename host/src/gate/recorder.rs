@@ -1,0 +1,104 @@
+//! Writes decisions beside the hot path: in batches, with no wait on purpose, so that a row is there moments after
+//! its answer. Denials and failures are always written; allowed checks up to a rate, beyond which they are counted.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::store::Store;
+use crate::store::decisions::DecisionRow;
+
+const QUEUE: usize = 8_192;
+const LARGEST_BATCH: usize = 512;
+/// Allowed checks that are stored in any one second.
+const ALLOWED_PER_SECOND: u64 = 1_000;
+const ATTEMPTS: u32 = 3;
+
+enum Job {
+    Write(Box<DecisionRow>),
+    Flush(oneshot::Sender<()>),
+}
+
+/// Takes decisions and writes them.
+pub struct Recorder {
+    jobs: mpsc::Sender<Job>,
+    second: AtomicI64,
+    allowed_in_second: AtomicU64,
+    skipped: AtomicU64,
+}
+
+impl Recorder {
+    /// Starts the task that writes.
+    pub fn start(store: Store) -> Self {
+        let (jobs, arrivals) = mpsc::channel(QUEUE);
+        tokio::spawn(write(store, arrivals));
+        Self { jobs, second: AtomicI64::new(0), allowed_in_second: AtomicU64::new(0), skipped: AtomicU64::new(0) }
+    }
+
+    /// Stores an allowed check if the rate allows it; never waits. The row is made only if it is stored.
+    pub fn allowed(&self, at_second: i64, row: impl FnOnce() -> DecisionRow) {
+        if self.second.swap(at_second, Ordering::Relaxed) != at_second {
+            self.allowed_in_second.store(0, Ordering::Relaxed);
+            let skipped = self.skipped.swap(0, Ordering::Relaxed);
+            if skipped > 0 {
+                tracing::info!(skipped, "Allowed checks beyond the stored rate");
+            }
+        }
+        let stored = self.allowed_in_second.fetch_add(1, Ordering::Relaxed) < ALLOWED_PER_SECOND
+            && self.jobs.try_reserve().map(|place| place.send(Job::Write(Box::new(row())))).is_ok();
+        if !stored {
+            self.skipped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Stores a decision, or gives it back where the queue is full.
+    pub fn now(&self, row: DecisionRow) -> Option<DecisionRow> {
+        match self.jobs.try_reserve() {
+            Ok(place) => {
+                place.send(Job::Write(Box::new(row)));
+                None
+            }
+            Err(_) => Some(row),
+        }
+    }
+
+    /// Stores a decision; waits for a place in the queue.
+    pub async fn always(&self, row: DecisionRow) {
+        // The task lives as long as this sender.
+        let _ = self.jobs.send(Job::Write(Box::new(row))).await;
+    }
+
+    /// Returns when everything that was given before is written.
+    pub async fn flush(&self) {
+        let (done, written) = oneshot::channel();
+        if self.jobs.send(Job::Flush(done)).await.is_ok() {
+            let _ = written.await;
+        }
+    }
+}
+
+async fn write(store: Store, mut arrivals: mpsc::Receiver<Job>) {
+    let mut jobs = Vec::with_capacity(LARGEST_BATCH);
+    while arrivals.recv_many(&mut jobs, LARGEST_BATCH).await > 0 {
+        let (mut rows, mut flushed) = (Vec::with_capacity(jobs.len()), Vec::new());
+        for job in jobs.drain(..) {
+            match job {
+                Job::Write(row) => rows.push(*row),
+                Job::Flush(done) => flushed.push(done),
+            }
+        }
+        let mut attempt = 1;
+        while !rows.is_empty()
+            && let Err(error) = store.insert_decisions(&rows).await
+        {
+            if attempt == ATTEMPTS {
+                tracing::error!(lost = rows.len(), reason = %error, "Decisions not stored");
+                break;
+            }
+            attempt += 1;
+        }
+        for done in flushed {
+            let _ = done.send(());
+        }
+    }
+}

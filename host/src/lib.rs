@@ -1,0 +1,23 @@
+//! Tollgate: the gate in front of your spending.
+//!
+//! The rooms, from the ground up; `ARCHITECTURE.md` has the map.
+
+// words
+pub mod clock;
+pub mod decision;
+pub mod money;
+pub mod nearest;
+pub mod period;
+pub mod quota;
+// work rooms: they never import each other
+pub mod policy;
+pub mod store;
+// the hallway
+pub mod gate;
+// the doors
+pub mod api;
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod server;
+pub mod telemetry;

@@ -1,0 +1,300 @@
+//! The engine: compiles policies and runs them, each decision in a fresh instance, within limits of
+//! time, memory and size of answer that the guest cannot lift.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use wasmtime::component::{Component, Linker};
+use wasmtime::{
+    Config, Engine as Wasmtime, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, ResourceLimiter, Store,
+    Trap, WasmBacktraceDetails,
+};
+
+use super::bindings::{self, Description, PolicyPre};
+use crate::decision::{Facts, Verdict};
+
+/// One tick of the clock that interrupts guests.
+const TICK: Duration = Duration::from_millis(1);
+/// What a guest may return, before anything is allocated for it.
+const LARGEST_ANSWER: usize = 64 << 10;
+/// Handles to resources; the interface has none.
+const MOST_HANDLES: usize = 64;
+/// The largest memory that `memory_mib` can ask for.
+pub const LARGEST_MEMORY_MIB: u32 = 512;
+const LARGEST_TABLE: usize = 20_000;
+/// Instances that can be alive at once: one for each batch in flight, and those under test.
+const MOST_INSTANCES: u32 = 32;
+
+/// What a policy may use.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Wall time of one call, start functions included; whole milliseconds.
+    pub timeout: Duration,
+    /// Linear memory of all its instances together, in MiB.
+    pub memory_mib: u32,
+    /// Size of the component's file in MiB.
+    pub max_size_mib: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { timeout: Duration::from_millis(10), memory_mib: 16, max_size_mib: 4 }
+    }
+}
+
+/// Why a policy failed. Each kind is counted and reported on its own.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// It is no component of this world, or imports something, or its settings or fixtures do not hold.
+    #[error("{0}")]
+    Load(String),
+    /// It did not answer in time.
+    #[error("no answer within {} ms", .0.as_millis())]
+    Timeout(Duration),
+    /// It stopped itself: a panic, a stack overflow, an access out of bounds.
+    #[error("trapped: {0}")]
+    Trap(String),
+    /// It wanted more memory than it may have.
+    #[error("wanted more than {0} MiB of memory (memory_mib)")]
+    Memory(u32),
+    /// Its answer was larger than 64 KiB.
+    #[error("answered more than {} KiB", LARGEST_ANSWER >> 10)]
+    Output,
+    /// It answered something that is no verdict on these facts.
+    #[error("bad answer: {0}")]
+    BadAnswer(String),
+}
+
+impl PolicyError {
+    /// The kind's name in metrics, logs and tables.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Load(_) => "load",
+            Self::Timeout(_) => "timeout",
+            Self::Trap(_) => "trap",
+            Self::Memory(_) => "memory",
+            Self::Output => "output",
+            Self::BadAnswer(_) => "bad_answer",
+        }
+    }
+}
+
+/// Compiles and runs policies. One per process.
+pub struct Engine {
+    wasmtime: Arc<Wasmtime>,
+}
+
+/// A compiled policy, checked against the world; any number of threads can run it at once.
+pub struct Compiled {
+    pre: PolicyPre<Guard>,
+    limits: Limits,
+    digest: Arc<str>,
+}
+
+/// The limits of one instance, enforced as it grows.
+struct Guard {
+    memory_left: usize,
+}
+
+/// Marks the error that a refused growth raises, to tell it from other traps.
+#[derive(Debug, thiserror::Error)]
+#[error("memory limit")]
+struct MemoryLimit;
+
+impl ResourceLimiter for Guard {
+    fn memory_growing(&mut self, current: usize, desired: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
+        match self.memory_left.checked_sub(desired.saturating_sub(current)) {
+            Some(left) => {
+                self.memory_left = left;
+                Ok(true)
+            }
+            None => Err(MemoryLimit.into()),
+        }
+    }
+
+    fn table_growing(&mut self, _current: usize, desired: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
+        if desired > LARGEST_TABLE { Err(MemoryLimit.into()) } else { Ok(true) }
+    }
+}
+
+impl Engine {
+    /// An engine, and the thread whose ticks interrupt guests; it ends with the engine.
+    ///
+    /// # Errors
+    /// The machine does not give the address space that the pool of memories needs.
+    pub fn new() -> Result<Self, PolicyError> {
+        let load = |error: wasmtime::Error| PolicyError::Load(format!("{error:#}"));
+        let wasmtime = Arc::new(Wasmtime::new(&config()).map_err(load)?);
+        let ticked: Weak<Wasmtime> = Arc::downgrade(&wasmtime);
+        std::thread::Builder::new()
+            .name("policy-ticks".into())
+            .spawn(move || {
+                while let Some(engine) = ticked.upgrade() {
+                    engine.increment_epoch();
+                    drop(engine);
+                    std::thread::sleep(TICK);
+                }
+            })
+            .map_err(|error| PolicyError::Load(format!("no thread for the policies' clock: {error}")))?;
+        Ok(Self { wasmtime })
+    }
+
+    /// Compiles a component and checks that it exports the world and imports nothing.
+    ///
+    /// # Errors
+    /// [`PolicyError::Load`] with a sentence that an author can act on.
+    pub fn compile(&self, bytes: &[u8], limits: Limits) -> Result<Compiled, PolicyError> {
+        let load = PolicyError::Load;
+        let largest = limits.max_size_mib as usize * (1 << 20);
+        if bytes.len() > largest {
+            return Err(load(format!(
+                "{} bytes, more than the {} MiB that a policy may have (max_size_mib)",
+                bytes.len(),
+                limits.max_size_mib
+            )));
+        }
+        match bytes.get(..8) {
+            Some([0, b'a', b's', b'm', 0x0d, 0, 1, 0]) => {}
+            Some([0, b'a', b's', b'm', 1, 0, 0, 0]) => {
+                return Err(load(
+                    "a core module, not a component; `tollgate policy build` makes a component of a crate".to_owned(),
+                ));
+            }
+            _ => return Err(load("not a WebAssembly component".to_owned())),
+        }
+        let component =
+            Component::new(&self.wasmtime, bytes).map_err(|error| load(format!("does not compile: {error:#}")))?;
+        let imports: Vec<String> =
+            component.component_type().imports(&self.wasmtime).map(|(name, _)| name.to_owned()).collect();
+        if !imports.is_empty() {
+            return Err(load(format!(
+                "imports {}, and a policy imports nothing; build it for wasm32-unknown-unknown with `tollgate policy build`",
+                imports.join(", ")
+            )));
+        }
+        let pre = Linker::new(&self.wasmtime)
+            .instantiate_pre(&component)
+            .and_then(PolicyPre::new)
+            .map_err(|error| load(format!("does not export tollgate:policy/decider@0.1.0 as it should: {error:#}")))?;
+        Ok(Compiled { pre, limits, digest: digest(bytes).into() })
+    }
+}
+
+/// `sha256:` and 64 hexadecimal digits.
+pub fn digest(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    Sha256::digest(bytes).iter().fold("sha256:".to_owned(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+impl Compiled {
+    /// Of the component's bytes.
+    pub fn digest(&self) -> &Arc<str> {
+        &self.digest
+    }
+
+    /// What the policy says of itself.
+    ///
+    /// # Errors
+    /// The guest failed.
+    pub fn describe(&self) -> Result<Description, PolicyError> {
+        self.call(|policy, store| policy.tollgate_policy_decider().call_describe(store))
+    }
+
+    /// The policy's own opinion of its settings.
+    ///
+    /// # Errors
+    /// [`PolicyError::Load`] with all that is wrong with them, or the guest failed.
+    pub fn validate_settings(&self, settings: &[(String, String)]) -> Result<(), PolicyError> {
+        let pairs = bindings::pairs(settings);
+        self.call(|policy, store| policy.tollgate_policy_decider().call_validate_settings(store, &pairs))?
+            .map_err(|faults| PolicyError::Load(faults.join("; ")))
+    }
+
+    /// One decision, in an instance that has seen nothing else and is gone afterwards.
+    ///
+    /// # Errors
+    /// The guest failed, or its answer is no verdict on these facts.
+    pub fn decide(&self, facts: &Facts, settings: &[(String, String)]) -> Result<Verdict, PolicyError> {
+        let settings = bindings::pairs(settings);
+        let answer = bindings::with_facts(facts, &settings, |facts| {
+            self.call(|policy, store| policy.tollgate_policy_decider().call_decide(store, facts))
+        })?;
+        bindings::verdict(answer, facts).map_err(PolicyError::BadAnswer)
+    }
+
+    fn call<T>(
+        &self,
+        run: impl FnOnce(&bindings::Policy, &mut Store<Guard>) -> wasmtime::Result<T>,
+    ) -> Result<T, PolicyError> {
+        let Limits { timeout, memory_mib, .. } = self.limits;
+        let guard = Guard { memory_left: memory_mib as usize * (1 << 20) };
+        let mut store = Store::new(self.pre.engine(), guard);
+        store.limiter(|guard| guard);
+        store.set_hostcall_fuel(LARGEST_ANSWER);
+        store.set_max_component_handles(MOST_HANDLES);
+        // Before the instance exists: start functions are guest code too. One tick more, since the
+        // current one has begun already.
+        store.set_epoch_deadline(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).saturating_add(1));
+        // A panic below is a fault of the engine, not of the guest; the request must not die of it.
+        catch_unwind(AssertUnwindSafe(|| {
+            let policy = self.pre.instantiate(&mut store)?;
+            run(&policy, &mut store)
+        }))
+        .unwrap_or_else(|_| Err(wasmtime::Error::msg("the engine panicked")))
+        .map_err(|error| classify(&error, self.limits))
+    }
+}
+
+fn classify(error: &wasmtime::Error, limits: Limits) -> PolicyError {
+    if error.is::<MemoryLimit>() {
+        return PolicyError::Memory(limits.memory_mib);
+    }
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::Interrupt) => PolicyError::Timeout(limits.timeout),
+        Some(trap) => PolicyError::Trap(trap.to_string()),
+        None => {
+            let text = format!("{error:#}");
+            // The engine has no type for it.
+            if text.contains("fuel allocated for hostcalls") {
+                PolicyError::Output
+            } else {
+                PolicyError::BadAnswer(text)
+            }
+        }
+    }
+}
+
+fn config() -> Config {
+    let mut pool = PoolingAllocationConfig::default();
+    pool.total_component_instances(MOST_INSTANCES)
+        .total_core_instances(MOST_INSTANCES * 8)
+        .total_memories(MOST_INSTANCES * 2)
+        .total_tables(MOST_INSTANCES * 4)
+        .max_core_instances_per_component(16)
+        .max_memories_per_component(4)
+        .max_tables_per_component(8)
+        .table_elements(LARGEST_TABLE)
+        .max_memory_size(LARGEST_MEMORY_MIB as usize * (1 << 20))
+        // A small guest's one page is wiped by hand, which is cheaper than giving it back to the system.
+        .linear_memory_keep_resident(64 << 10)
+        .max_unused_warm_slots(MOST_INSTANCES);
+    let mut config = Config::new();
+    config
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
+        .cranelift_opt_level(OptLevel::Speed)
+        .cranelift_nan_canonicalization(true)
+        .epoch_interruption(true)
+        .wasm_backtrace_details(WasmBacktraceDetails::Disable)
+        .max_wasm_stack(512 << 10)
+        .wasm_component_model(true)
+        .wasm_memory64(false)
+        .wasm_relaxed_simd(false)
+        .wasm_multi_memory(false)
+        .wasm_tail_call(false);
+    config
+}

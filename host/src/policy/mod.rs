@@ -1,0 +1,11 @@
+//! Policies: compile, limit and call components; the folder they live in; fixtures; building guests.
+
+mod bindings;
+pub mod build;
+pub mod engine;
+pub mod fixture;
+pub mod folder;
+pub mod manifest;
+
+pub use engine::{Compiled, Engine, PolicyError};
+pub use folder::{Folder, Generation, Policy};

@@ -1,0 +1,98 @@
+//! The host: a listener, an app, and the signal to stop are handed in.
+
+use std::future::Future;
+use std::io;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::serve::ListenerExt as _;
+use tokio::net::{TcpListener, UnixListener};
+
+use crate::api::{self, App};
+use crate::config::Listen;
+
+/// How long requests in flight may take after the signal to stop.
+const GRACE: Duration = Duration::from_secs(8);
+
+/// A bound address.
+#[derive(Debug)]
+pub enum Listener {
+    /// TCP.
+    Tcp(TcpListener),
+    /// A Unix socket.
+    Unix(UnixListener),
+}
+
+impl Listener {
+    /// Binds. A Unix socket that a dead host left behind is replaced.
+    ///
+    /// # Errors
+    /// The address is taken or not ours to bind.
+    pub async fn bind(listen: &Listen) -> io::Result<Self> {
+        match listen {
+            Listen::Tcp(address) => TcpListener::bind(address).await.map(Self::Tcp),
+            Listen::Unix(path) => {
+                if is_socket(path) && tokio::net::UnixStream::connect(path).await.is_err() {
+                    std::fs::remove_file(path)?;
+                }
+                UnixListener::bind(path).map(Self::Unix)
+            }
+        }
+    }
+
+    /// Where it listens really: the port, where 0 was asked for.
+    ///
+    /// # Errors
+    /// The system does not tell.
+    pub fn address(&self, asked: &Listen) -> io::Result<Listen> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().map(Listen::Tcp),
+            Self::Unix(_) => Ok(asked.clone()),
+        }
+    }
+}
+
+fn is_socket(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket())
+}
+
+/// Serves until `shutdown` is ready, then finishes what is in flight, up to a time, and writes what is answered
+/// but not yet in the decision log.
+///
+/// # Errors
+/// The listener broke.
+pub async fn serve(
+    listener: Listener,
+    app: Arc<App>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let router = api::router(app.clone());
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let signal = async move {
+        shutdown.await;
+        let _ = stop.send(true);
+    };
+    let serving = async {
+        match listener {
+            // Small answers must not wait for one another.
+            Listener::Tcp(listener) => {
+                let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
+                axum::serve(listener, router).with_graceful_shutdown(signal).await
+            }
+            Listener::Unix(listener) => axum::serve(listener, router).with_graceful_shutdown(signal).await,
+        }
+    };
+    let too_late = async move {
+        let mut stopped = stopped;
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        served = serving => served?,
+        () = too_late => tracing::warn!("Connections were still open at the end of the grace period"),
+    }
+    app.gate.flush().await;
+    Ok(())
+}

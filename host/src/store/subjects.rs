@@ -1,0 +1,139 @@
+//! What a request is decided on: the tenant's tier and pool, and every quota that applies.
+
+use chrono::{DateTime, Utc};
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+use uuid::Uuid;
+
+use super::{Store, StoreError};
+use crate::money::Money;
+use crate::quota::{PoolId, QuotaKey, QuotaRow, ResourceType, TenantId, Tier, UserId};
+
+/// Who asks for what: all requests of one subject are decided on the same rows.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Subject {
+    /// Who is charged.
+    pub tenant: TenantId,
+    /// On whose behalf.
+    pub user: Option<UserId>,
+    /// What is bought.
+    pub resource_type: ResourceType,
+}
+
+/// How a subject stands.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Standing {
+    /// The tenant's tier, if it has a row that names one.
+    pub tier: Option<Tier>,
+    /// The tenant's pool.
+    pub pool: Option<PoolId>,
+    /// Every quota that applies: tenant, user, pool, global; within a scope the shortest period first.
+    pub quotas: Vec<QuotaRow>,
+}
+
+/// The columns of a quota row `q`, in the order in which [`quota_row`] reads them.
+macro_rules! quota_columns {
+    () => {
+        "q.id, q.scope, q.scope_id, q.resource_type, q.period, (q.limit_usd * 1000000000)::bigint,
+         (q.hard_limit_usd * 1000000000)::bigint, (q.current_spend_usd * 1000000000)::bigint,
+         (q.held_usd * 1000000000)::bigint, q.admitted_count, q.period_start,
+         closed.window_start, (closed.spend_usd * 1000000000)::bigint"
+    };
+}
+/// The newest closed window of quota `q`.
+macro_rules! newest_closed {
+    () => {
+        "LEFT JOIN LATERAL (
+             SELECT p.window_start, p.spend_usd FROM copilot_internal.cost_quota_periods p
+             WHERE p.quota_id = q.id ORDER BY p.window_start DESC LIMIT 1
+         ) AS closed ON true"
+    };
+}
+/// The quotas `q` that apply to a subject `s` of a tenant `t`: one look into the unique index for each scope.
+macro_rules! quotas_that_apply {
+    () => {
+        "SELECT q.* FROM copilot_internal.cost_quotas q
+         WHERE q.scope = 'tenant' AND q.scope_id = s.tenant_id AND q.resource_type = s.resource_type
+         UNION ALL
+         SELECT q.* FROM copilot_internal.cost_quotas q
+         WHERE q.scope = 'user' AND q.scope_id = s.tenant_id || '/' || s.user_id AND q.resource_type = s.resource_type
+         UNION ALL
+         SELECT q.* FROM copilot_internal.cost_quotas q
+         WHERE q.scope = 'pool' AND q.scope_id = t.pool AND q.resource_type = s.resource_type
+         UNION ALL
+         SELECT q.* FROM copilot_internal.cost_quotas q
+         WHERE q.scope = 'global' AND q.scope_id = '*' AND q.resource_type = s.resource_type"
+    };
+}
+pub(super) use {newest_closed, quota_columns, quotas_that_apply};
+
+impl Store {
+    /// How each of `subjects` stands, in their order: one read-only statement for all of them.
+    ///
+    /// # Errors
+    /// The database does not answer, or a row holds what this version does not know.
+    pub async fn standings(&self, subjects: &[Subject]) -> Result<Vec<Standing>, StoreError> {
+        let tenants: Vec<&str> = subjects.iter().map(|subject| subject.tenant.as_str()).collect();
+        let users: Vec<Option<&str>> =
+            subjects.iter().map(|subject| subject.user.as_ref().map(UserId::as_str)).collect();
+        let resources: Vec<&str> = subjects.iter().map(|subject| subject.resource_type.as_str()).collect();
+        let rows = sqlx::query(concat!(
+            "SELECT s.n, t.tier, t.pool, ",
+            quota_columns!(),
+            " FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS s (tenant_id, user_id, resource_type, n)
+              LEFT JOIN copilot_internal.tenants t ON t.tenant_id = s.tenant_id
+              LEFT JOIN LATERAL (",
+            quotas_that_apply!(),
+            ") AS q ON true ",
+            newest_closed!(),
+        ))
+        .bind(tenants)
+        .bind(users)
+        .bind(resources)
+        .fetch_all(&self.pool)
+        .await?;
+        let mut standings = vec![Standing::default(); subjects.len()];
+        for row in &rows {
+            let n = usize::try_from(row.try_get::<i64, _>(0)?).unwrap_or_default();
+            let Some(standing) = n.checked_sub(1).and_then(|index| standings.get_mut(index)) else { continue };
+            standing.tier = parsed(row.try_get(1)?, Tier::parse)?;
+            standing.pool = parsed(row.try_get(2)?, PoolId::parse)?;
+            if row.try_get::<Option<Uuid>, _>(3)?.is_some() {
+                standing.quotas.push(quota_row(row, 3)?);
+            }
+        }
+        for standing in &mut standings {
+            standing.quotas.sort_by(|a, b| a.key.cmp(&b.key));
+        }
+        Ok(standings)
+    }
+}
+
+fn parsed<T>(text: Option<&str>, parse: fn(&str) -> Result<T, String>) -> Result<Option<T>, sqlx::Error> {
+    text.map(parse).transpose().map_err(|fault| sqlx::Error::Decode(fault.into()))
+}
+
+/// Reads [`quota_columns`] from column `first` on.
+pub(super) fn quota_row(row: &PgRow, first: usize) -> Result<QuotaRow, sqlx::Error> {
+    let unknown = |fault: String| sqlx::Error::Decode(fault.into());
+    let money = |column: usize| row.try_get::<i64, _>(first + column).map(Money::from_nanos);
+    let some_money =
+        |column: usize| row.try_get::<Option<i64>, _>(first + column).map(|nanos| nanos.map(Money::from_nanos));
+    let newest_closed: Option<DateTime<Utc>> = row.try_get(first + 11)?;
+    Ok(QuotaRow {
+        id: row.try_get(first)?,
+        key: QuotaKey {
+            scope: row.try_get::<&str, _>(first + 1)?.parse().map_err(unknown)?,
+            scope_id: row.try_get(first + 2)?,
+            resource_type: ResourceType::parse(row.try_get(first + 3)?).map_err(unknown)?,
+            period: row.try_get::<&str, _>(first + 4)?.parse().map_err(unknown)?,
+        },
+        limit: money(5)?,
+        hard_limit: some_money(6)?,
+        spend: money(7)?,
+        held: money(8)?,
+        admitted: u64::try_from(row.try_get::<i64, _>(first + 9)?).unwrap_or_default(),
+        period_start: row.try_get(first + 10)?,
+        newest_closed: newest_closed.zip(some_money(12)?),
+    })
+}
