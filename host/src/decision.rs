@@ -9,6 +9,9 @@ use uuid::Uuid;
 use crate::money::Money;
 use crate::quota::{PoolId, Quota, ResourceType, TenantId, Tier, UserId};
 
+/// The code of a denial in whose way only held money stands.
+const CAPACITY_HELD: &str = "capacity_held";
+
 /// The operation that asks for money, as parsed at the door and stamped with the host's time.
 #[derive(Clone, Debug)]
 pub struct Request {
@@ -144,6 +147,25 @@ impl Decision {
     /// The quota with the least remaining.
     pub fn tightest(&self) -> Option<&Quota> {
         self.facts.quotas.iter().min_by_key(|quota| quota.remaining())
+    }
+
+    /// Whether it refuses for a quota of which money is held: some of it may come back before the window ends.
+    pub fn is_held_back(&self) -> bool {
+        let binding = self.denial().and_then(|denial| denial.binding.as_ref());
+        binding.is_some_and(|quota| quota.held > Money::ZERO)
+    }
+
+    /// Tells a refused caller to come back when held money does, where only that stands in the way: `expiry` is when
+    /// the first reservation of a quota expires.
+    pub fn held_money_returns(&mut self, expiry: impl Fn(&Quota) -> Option<DateTime<Utc>>) {
+        let now = self.facts.request.at;
+        let (Outcome::Denied(denial) | Outcome::Unenforced(denial)) = &mut self.outcome else { return };
+        if denial.code != CAPACITY_HELD {
+            return;
+        }
+        let Some(quota) = &denial.binding else { return };
+        let first = expiry(quota).into_iter().chain(quota.window.end).min();
+        denial.retry_after = first.and_then(|at| seconds_until(now, at));
     }
 
     /// The denial, enforced or not.

@@ -14,6 +14,8 @@ pub mod policy;
 pub mod store;
 // the hallway
 pub mod gate;
+// what happens without a request
+pub mod worker;
 // the doors
 pub mod api;
 pub mod cli;

@@ -259,6 +259,45 @@ impl QuotaRow {
     }
 }
 
+/// A window that is over, and what it came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClosedWindow {
+    /// Whose.
+    pub quota_id: Uuid,
+    /// Which.
+    pub start: DateTime<Utc>,
+    /// Settled in it.
+    pub spend: Money,
+    /// Still set aside in it.
+    pub held: Money,
+    /// Operations admitted in it.
+    pub admitted: u64,
+}
+
+impl QuotaRow {
+    /// Sets `amount` aside for an operation admitted at `now`: tells in which window, and the one that this closes.
+    pub fn hold(&mut self, now: DateTime<Utc>, amount: Money) -> (DateTime<Utc>, Option<ClosedWindow>) {
+        let start = self.at(now).window.start;
+        let stored = self.key.period.window(self.period_start.unwrap_or(now)).start;
+        let closed = (stored < start).then(|| {
+            let closed = ClosedWindow {
+                quota_id: self.id,
+                start: stored,
+                spend: self.spend,
+                held: self.held,
+                admitted: self.admitted,
+            };
+            self.newest_closed = Some((stored, self.spend));
+            (self.spend, self.held, self.admitted) = (Money::ZERO, Money::ZERO, 0);
+            closed
+        });
+        self.period_start = Some(start);
+        self.held = self.held + amount;
+        self.admitted += 1;
+        (start, closed)
+    }
+}
+
 impl Quota {
     /// Limit − spend − held; negative after an overrun.
     pub fn remaining(&self) -> Money {

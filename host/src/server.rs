@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use axum::serve::ListenerExt as _;
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
 
 use crate::api::{self, App};
 use crate::config::Listen;
+use crate::worker;
 
 /// How long requests in flight may take after the signal to stop.
 const GRACE: Duration = Duration::from_secs(8);
@@ -69,7 +71,8 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let router = api::router(app.clone());
-    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let (stop, stopped) = watch::channel(false);
+    let worker = tokio::spawn(worker::run(app.gate.clone(), app.store.clone(), app.clock.clone(), stopped.clone()));
     let signal = async move {
         shutdown.await;
         let _ = stop.send(true);
@@ -92,6 +95,9 @@ pub async fn serve(
     tokio::select! {
         served = serving => served?,
         () = too_late => tracing::warn!("Connections were still open at the end of the grace period"),
+    }
+    if let Err(panic) = worker.await {
+        tracing::error!(reason = %panic, "The worker ended early");
     }
     app.gate.flush().await;
     Ok(())

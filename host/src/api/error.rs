@@ -63,6 +63,16 @@ impl ApiError {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request", "this route does not know that method")
     }
 
+    /// 409: the same id with another body.
+    pub fn conflict(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "idempotency_conflict", message)
+    }
+
+    /// 410.
+    pub fn reservation_ended(state: &str) -> Self {
+        Self::new(StatusCode::GONE, "reservation_ended", format!("the reservation is {state}"))
+    }
+
     /// 413.
     pub fn too_large() -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "a body of at most 64 KiB")
@@ -94,7 +104,7 @@ impl From<StoreError> for ApiError {
 impl From<&StoreError> for ApiError {
     fn from(error: &StoreError) -> Self {
         match error {
-            StoreError::Conflict(message) => Self::new(StatusCode::CONFLICT, "idempotency_conflict", message),
+            StoreError::Conflict(message) => Self::conflict(message),
             // A constraint that the door did not know of: the caller's values, in the database's words.
             StoreError::Refused(message) => Self::invalid_request(message),
             StoreError::Migrate(_) | StoreError::Database(_) => {

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::App;
 use super::auth::AppCaller;
 use super::denial::{self, DenialBody, Shape};
-use super::details::QuotaDetails;
+use super::details::{Instant, QuotaDetails};
 use super::error::ApiError;
 use super::input::{self, Fields};
 use crate::decision::{Decision, Outcome, PolicyRef, Request};
@@ -63,7 +63,11 @@ pub async fn check(
     })
 }
 
-fn request(fields: &mut Fields<'_>, now: DateTime<Utc>) -> Result<Request, ApiError> {
+/// Reads what `check` and `reserve` have in common.
+///
+/// # Errors
+/// A field is missing or none of its kind.
+pub fn request(fields: &mut Fields<'_>, now: DateTime<Utc>) -> Result<Request, ApiError> {
     let tenant = fields.required_text("tenantId", TenantId::parse)?;
     let user = fields.text("userId", UserId::parse)?;
     let resource_type = fields.required_text("resourceType", ResourceType::parse)?;
@@ -96,7 +100,7 @@ fn uuid_at(now: DateTime<Utc>) -> Uuid {
 /// An allowed decision.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct DecisionBody<'a> {
+pub struct DecisionBody<'a> {
     allowed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     enforced: Option<bool>,
@@ -107,10 +111,19 @@ struct DecisionBody<'a> {
     quota_details: Option<QuotaDetails<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     denial: Option<DenialBody<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reservation_id: Option<Uuid>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    held_usd: Option<Money>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<Instant>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duplicate: Option<bool>,
 }
 
 impl<'a> DecisionBody<'a> {
-    fn new(decision: &'a Decision) -> Self {
+    /// Of a decision that the caller may act on.
+    pub fn new(decision: &'a Decision) -> Self {
         let request = &decision.facts.request;
         let denial = decision.denial();
         Self {
@@ -121,6 +134,38 @@ impl<'a> DecisionBody<'a> {
             at_most_usd: decision.at_most,
             quota_details: decision.tightest().map(|quota| QuotaDetails::new(quota, Some(request.estimate))),
             denial: denial.map(|denial| DenialBody::new(request, denial)),
+            reservation_id: None,
+            held_usd: None,
+            expires_at: None,
+            duplicate: None,
+        }
+    }
+
+    /// Of the first admission of a request that came again; its quotas have moved on since.
+    pub fn repeated(decision_id: Uuid, policy: &'a PolicyRef) -> Self {
+        Self {
+            allowed: true,
+            enforced: None,
+            decision_id,
+            policy,
+            at_most_usd: None,
+            quota_details: None,
+            denial: None,
+            reservation_id: None,
+            held_usd: None,
+            expires_at: None,
+            duplicate: Some(true),
+        }
+    }
+
+    /// With the money that was set aside; the reservation has its decision's id.
+    #[must_use]
+    pub fn reserved(self, held: Money, expires_at: DateTime<Utc>) -> Self {
+        Self {
+            reservation_id: Some(self.decision_id),
+            held_usd: Some(held),
+            expires_at: Some(Instant(expires_at)),
+            ..self
         }
     }
 }
@@ -136,7 +181,7 @@ pub async fn costs(
     let cost = cost(Fields::parse(&body)?, now)?;
     caller.may_charge(&cost.tenant)?;
     let recorded = app.gate.record_cost(cost).await?;
-    let quotas: Vec<Quota> = recorded.quotas.iter().map(|row| row.at(now)).collect();
+    let quotas: Vec<Quota> = recorded.quotas.iter().map(|posted| posted.row.at(now)).collect();
     Ok(Json(RecordedBody {
         recorded_usd: recorded.amount,
         overrun_usd: Money::ZERO,
@@ -164,9 +209,7 @@ fn cost(mut fields: Fields<'_>, now: DateTime<Utc>) -> Result<Cost, ApiError> {
     }
     let attributes = serde_json::to_string(&attributes.into_iter().collect::<std::collections::BTreeMap<_, _>>())
         .map_err(|error| ApiError::internal(error.to_string()))?;
-    // What makes two bodies the same is what they say, not how they are written.
-    let said = (user.as_ref(), &resource_type, actual.nanos(), occurred_at, &attributes);
-    let body = serde_json::to_string(&said).map_err(|error| ApiError::internal(error.to_string()))?;
+    let body = digest(&(user.as_ref(), &resource_type, actual.nanos(), occurred_at, &attributes))?;
     Ok(Cost {
         id: uuid_at(now),
         tenant,
@@ -177,23 +220,39 @@ fn cost(mut fields: Fields<'_>, now: DateTime<Utc>) -> Result<Cost, ApiError> {
         occurred_at: occurred_at.unwrap_or(now).min(now),
         recorded_at: now,
         attributes,
-        body: crate::policy::engine::digest(body.as_bytes()),
+        body,
     })
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct RecordedBody<'a> {
-    recorded_usd: Money,
-    overrun_usd: Money,
-    late: bool,
-    duplicate: bool,
-    quotas: Vec<QuotaBody<'a>>,
+/// Of what a body says: two that say the same are the same, however they are written.
+///
+/// # Errors
+/// A fault of ours.
+pub fn digest(said: &impl Serialize) -> Result<String, ApiError> {
+    let said = serde_json::to_string(said).map_err(|error| ApiError::internal(error.to_string()))?;
+    Ok(crate::policy::engine::digest(said.as_bytes()))
 }
 
+/// What is in the books now, after a cost or a settle.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct QuotaBody<'a> {
+pub struct RecordedBody<'a> {
+    /// The actual cost, in full.
+    pub recorded_usd: Money,
+    /// What it is above the money that was set aside.
+    pub overrun_usd: Money,
+    /// It came after release or expiry, or for a window that is closed.
+    pub late: bool,
+    /// It was recorded before.
+    pub duplicate: bool,
+    /// The quotas that it charges.
+    pub quotas: Vec<QuotaBody<'a>>,
+}
+
+/// One quota of an answer that has several.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct QuotaBody<'a> {
     scope: Scope,
     scope_id: &'a str,
     period: crate::period::Period,
@@ -201,7 +260,8 @@ struct QuotaBody<'a> {
 }
 
 impl<'a> QuotaBody<'a> {
-    fn new(quota: &'a Quota) -> Self {
+    /// The quota in its open window.
+    pub fn new(quota: &'a Quota) -> Self {
         Self {
             scope: quota.key.scope,
             scope_id: &quota.key.scope_id,

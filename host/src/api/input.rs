@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -153,6 +153,18 @@ impl<'a> Fields<'a> {
             None | Some("false") => Ok(false),
             Some("true") => Ok(true),
             Some(value) => Err(ApiError::invalid(name, format!("true or false, got {}", kind(value)))),
+        }
+    }
+
+    /// A whole number of seconds, 1 to 86400.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn seconds(&mut self, name: &'static str) -> Result<Option<TimeDelta>, ApiError> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        match value.parse::<i64>() {
+            Ok(seconds @ 1..=86_400) => Ok(Some(TimeDelta::seconds(seconds))),
+            _ => Err(ApiError::invalid(name, format!("whole seconds, 1 to 86400, got {}", kind(value)))),
         }
     }
 

@@ -7,6 +7,7 @@ mod details;
 mod error;
 mod gate;
 mod input;
+mod reservations;
 
 use std::sync::Arc;
 
@@ -31,7 +32,7 @@ const LARGEST_BODY: usize = 64 << 10;
 /// Everything that a request can touch.
 pub struct App {
     /// Decides.
-    pub gate: Gate,
+    pub gate: Arc<Gate>,
     /// For the administrator's routes.
     pub store: Store,
     /// For the administrator's routes.
@@ -46,6 +47,11 @@ pub struct App {
 pub fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/v1/check", post(gate::check))
+        .route("/v1/reservations", post(reservations::reserve))
+        .route("/v1/reservations/{id}", get(reservations::read))
+        .route("/v1/reservations/{id}/settle", post(reservations::settle))
+        .route("/v1/reservations/{id}/release", post(reservations::release))
+        .route("/v1/reservations/{id}/extend", post(reservations::extend))
         .route("/v1/costs", post(gate::costs))
         .route("/v1/quotas", get(admin::quotas))
         .route(

@@ -1,38 +1,50 @@
 //! The gate: the whole life of a request, told once.
 //!
 //! A check:
-//! 1. joins the lane of its tenant; the lane's next batch is whatever has arrived while the last one was decided;
+//! 1. joins a lane; the lane's next batch is whatever has arrived while the last one was decided;
 //! 2. the rows of the whole batch are read in one statement, fresh: a denial is never made on anything older;
-//! 3. for each request in order its tier's policy is asked, in an instance of its own;
+//! 3. for each request in order its tier's policy is asked;
 //! 4. the host has the last word (hard limits, enforcement switched off), and answers;
 //! 5. the decision is logged, and stored beside the hot path.
 //!
-//! A cost joins a lane too; the lane's batch is written in one transaction, each cost once and in full.
+//! Whatever moves money joins the lane of the rows that it touches (its pool's, else its tenant's), and there a batch is
+//! 1. costs and endings, in one transaction each: what is spent is recorded, what is set aside comes back;
+//! 2. reservations: decided on what the lane knows, committed only if that still holds ([`reserve`]).
 
+mod check;
 mod facts;
+mod known;
 mod lane;
 mod lines;
+mod money;
 mod recorder;
+mod reserve;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use self::check::CheckJob;
 use self::lane::{Lane, Overloaded};
+use self::money::MoneyJob;
 use self::recorder::Recorder;
+use self::reserve::ReserveJob;
 use crate::clock::Clock;
-use crate::decision::{Decision, Facts, PolicyRef, Request, Verdict};
+use crate::decision::{Decision, Facts, Outcome, PolicyRef, Request, Verdict};
 use crate::policy::manifest::OnError;
-use crate::policy::{Folder, Generation, Policy, PolicyError};
-use crate::quota::{ResourceType, TenantId};
+use crate::policy::{Folder, Generation, PolicyError};
+use crate::quota::{PoolId, ResourceType, TenantId};
 use crate::store::costs::{Cost, Recorded};
 use crate::store::decisions::DecisionRow;
-use crate::store::subjects::{Standing, Subject};
+use crate::store::reservations::{End, Ended, Ending, Reservation};
 use crate::store::{Store, StoreError};
+
+pub use self::reserve::Reserved;
 
 /// Lanes of each kind: two keep the database busy, more only wait for each other.
 const LANES: usize = 2;
@@ -85,16 +97,6 @@ impl From<Overloaded> for GateError {
 
 type Reply<T> = oneshot::Sender<Result<T, GateError>>;
 
-struct CheckJob {
-    request: Arc<Request>,
-    reply: Reply<Decision>,
-}
-
-struct CostJob {
-    cost: Cost,
-    reply: Reply<Recorded>,
-}
-
 /// What the lanes work with.
 struct World {
     store: Store,
@@ -102,35 +104,55 @@ struct World {
     recorder: Recorder,
     enforcement: Enforcement,
     clock: Clock,
+    pools: Pools,
 }
 
-/// Decides requests and records costs.
+/// Which pool a tenant was in when it was last read: tells the lane, nothing else.
+#[derive(Default)]
+struct Pools(RwLock<HashMap<TenantId, PoolId>>);
+
+impl Pools {
+    fn of(&self, tenant: &TenantId) -> Option<PoolId> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(tenant).cloned()
+    }
+
+    fn learn(&self, tenant: &TenantId, pool: Option<&PoolId>) {
+        if self.of(tenant).as_ref() == pool {
+            return;
+        }
+        let mut pools = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        match pool {
+            Some(pool) => pools.insert(tenant.clone(), pool.clone()),
+            None => pools.remove(tenant),
+        };
+    }
+}
+
+/// Decides requests and moves money.
 pub struct Gate {
     world: Arc<World>,
     checks: [Lane<CheckJob>; LANES],
-    costs: [Lane<CostJob>; LANES],
+    money: [Lane<MoneyJob>; LANES],
     hasher: RandomState,
 }
 
 impl Gate {
     /// Starts the lanes. Needs a tokio runtime with threads.
-    pub fn start(store: Store, policies: Arc<Folder>, enforcement: Enforcement, clock: Clock) -> Self {
+    pub fn start(store: Store, policies: Arc<Folder>, enforcement: Enforcement, clock: Clock) -> Arc<Self> {
         let recorder = Recorder::start(store.clone());
-        let world = Arc::new(World { store, policies, recorder, enforcement, clock });
-        let checks = || {
-            let world = world.clone();
-            Lane::start(QUEUE, LARGEST_BATCH, move |batch| check_batch(world.clone(), batch))
+        let world = Arc::new(World { store, policies, recorder, enforcement, clock, pools: Pools::default() });
+        let checks =
+            |world: Arc<World>| Lane::start(QUEUE, LARGEST_BATCH, move |batch| check::batch(world.clone(), batch));
+        let money = |world: Arc<World>| {
+            let state = Arc::default();
+            Lane::start(QUEUE, LARGEST_BATCH, move |batch| money::batch(world.clone(), Arc::clone(&state), batch))
         };
-        let costs = || {
-            let world = world.clone();
-            Lane::start(QUEUE, LARGEST_BATCH, move |batch| cost_batch(world.clone(), batch))
-        };
-        Self {
-            checks: std::array::from_fn(|_| checks()),
-            costs: std::array::from_fn(|_| costs()),
-            world: world.clone(),
+        Arc::new(Self {
+            checks: std::array::from_fn(|_| checks(world.clone())),
+            money: std::array::from_fn(|_| money(world.clone())),
+            world,
             hasher: RandomState::new(),
-        }
+        })
     }
 
     /// Whether the request would be allowed now. Changes no money.
@@ -139,12 +161,49 @@ impl Gate {
     /// There is no decision; see [`GateError`].
     pub async fn check(&self, request: Request) -> Result<Decision, GateError> {
         lines::asked(&request);
-        let lane = self.lane(&request.tenant);
-        let (reply, answer) = oneshot::channel();
-        self.checks[lane].submit(CheckJob { request: Arc::new(request), reply })?;
-        let decision = answer.await.map_err(|_| GateError::Overloaded)??;
+        let lane = &self.checks[self.lane(&request.tenant)];
+        let decision = send(lane, |reply| CheckJob { request: Arc::new(request), reply }).await?;
         lines::decided(&decision);
         Ok(decision)
+    }
+
+    /// Decides, and in the same step sets the estimate aside for `ttl`. `body` is a digest of what the caller sent.
+    ///
+    /// # Errors
+    /// There is no decision; see [`GateError`]. Where the store did not answer, money may have been set aside.
+    pub async fn reserve(&self, request: Request, ttl: TimeDelta, body: String) -> Result<Reserved, GateError> {
+        lines::asked(&request);
+        let lane = &self.money[self.lane(&request.tenant)];
+        let job = |reply| MoneyJob::Reserve(ReserveJob { request: Arc::new(request), ttl, body, reply });
+        let reserved = send(lane, job).await?;
+        if let Reserved::Decided { decision, .. } = &reserved {
+            lines::decided(decision);
+        }
+        Ok(reserved)
+    }
+
+    /// Ends a reservation: what it holds becomes spend, or comes back. `None` where there is no such reservation.
+    ///
+    /// # Errors
+    /// The store did not answer; sending it again is safe.
+    pub async fn end(&self, tenant: TenantId, id: Uuid, end: End) -> Result<Option<Ended>, GateError> {
+        let lane = &self.money[self.lane(&tenant)];
+        send(lane, |reply| MoneyJob::End(Ending { id, tenant, end }, reply)).await
+    }
+
+    /// Prolongs a reservation until `until`, 24 hours after it was made at most. `None` where it is not held.
+    ///
+    /// # Errors
+    /// The store did not answer.
+    pub async fn extend(
+        &self,
+        tenant: &TenantId,
+        id: Uuid,
+        until: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) -> Result<Option<Reservation>, GateError> {
+        let extended = self.world.store.extend(tenant, id, until, now).await;
+        extended.map_err(|error| GateError::Store(Arc::new(error)))
     }
 
     /// Records what an operation really cost, in full and once.
@@ -152,10 +211,16 @@ impl Gate {
     /// # Errors
     /// It was not recorded, or was recorded before with another body; see [`GateError`].
     pub async fn record_cost(&self, cost: Cost) -> Result<Recorded, GateError> {
-        let lane = self.lane(&cost.tenant);
-        let (reply, answer) = oneshot::channel();
-        self.costs[lane].submit(CostJob { cost, reply })?;
-        answer.await.map_err(|_| GateError::Overloaded)?
+        let lane = &self.money[self.lane(&cost.tenant)];
+        send(lane, |reply| MoneyJob::Cost(cost, reply)).await
+    }
+
+    /// Gives back what reservations hold whose time is over; tells how many there were.
+    ///
+    /// # Errors
+    /// The store did not answer.
+    pub async fn expire_due(&self) -> Result<usize, StoreError> {
+        self.world.expire_due(self.world.clock.now()).await
     }
 
     /// Returns when every decision that was answered is in the decision log.
@@ -163,90 +228,38 @@ impl Gate {
         self.world.recorder.flush().await;
     }
 
+    /// Requests that share rows share a lane: those of a pool, else of a tenant.
     fn lane(&self, tenant: &TenantId) -> usize {
-        usize::try_from(self.hasher.hash_one(tenant) % LANES as u64).unwrap_or_default()
+        let hash = match self.world.pools.of(tenant) {
+            Some(pool) => self.hasher.hash_one(pool),
+            None => self.hasher.hash_one(tenant),
+        };
+        usize::try_from(hash % LANES as u64).unwrap_or_default()
     }
 }
 
-async fn check_batch(world: Arc<World>, batch: Vec<CheckJob>) -> Vec<CheckJob> {
-    let mut subjects: Vec<Subject> = Vec::new();
-    let mut places: HashMap<Subject, usize> = HashMap::new();
-    let place_of: Vec<usize> = batch
-        .iter()
-        .map(|job| {
-            let subject = Subject {
-                tenant: job.request.tenant.clone(),
-                user: job.request.user.clone(),
-                resource_type: job.request.resource_type.clone(),
-            };
-            *places.entry(subject).or_insert_with_key(|subject| {
-                subjects.push(subject.clone());
-                subjects.len() - 1
-            })
-        })
-        .collect();
-    let standings = match world.store.standings(&subjects).await {
-        Ok(standings) => standings,
-        Err(error) => {
-            let error = Arc::new(error);
-            for job in batch {
-                let _ = job.reply.send(Err(GateError::Store(error.clone())));
-            }
-            return Vec::new();
-        }
-    };
-    let generation = world.policies.generation();
-    let (mut unwritten, mut left) = (Vec::new(), Vec::new());
-    // Guests run here, up to their deadline: the runtime moves its other tasks elsewhere meanwhile.
-    tokio::task::block_in_place(|| {
-        let started = Instant::now();
-        for (job, place) in batch.into_iter().zip(place_of) {
-            if started.elapsed() > GUEST_TIME {
-                left.push(job);
-                continue;
-            }
-            let (answer, row) = match decide(&world, &generation, &standings[place], job.request) {
-                Ok((decision, policy)) if decision.denial().is_none() => {
-                    let second = decision.facts.request.at.timestamp();
-                    world.recorder.allowed(second, || facts::row(&decision, policy.settings()));
-                    (Ok(decision), None)
-                }
-                Ok((decision, policy)) => {
-                    let row = facts::row(&decision, policy.settings());
-                    (Ok(decision), world.recorder.now(row))
-                }
-                Err(undecided) => {
-                    let (error, row) = *undecided;
-                    (Err(error), world.recorder.now(row))
-                }
-            };
-            unwritten.extend(row);
-            let _ = job.reply.send(answer);
-        }
-    });
-    for row in unwritten {
-        world.recorder.always(row).await;
-    }
-    left
+async fn send<Job: Send + 'static, T>(lane: &Lane<Job>, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, GateError> {
+    let (reply, answer) = oneshot::channel();
+    lane.submit(job(reply))?;
+    answer.await.map_err(|_| GateError::Overloaded)?
 }
+
+impl World {
+    /// Keeps a decision for its readers: those that refuse always, allowed checks up to a rate.
+    async fn record(&self, generation: &Generation, decision: &Decision) {
+        self.recorder.always(facts::row(decision, generation.settings_of(&decision.policy))).await;
+    }
+}
+
+/// No decision, and the row that tells of it.
+type Undecided = Box<(GateError, DecisionRow)>;
 
 /// Asks the tier's policy; what happens when it fails is the operator's choice.
-fn decide<'a>(
-    world: &World,
-    generation: &'a Generation,
-    standing: &Standing,
-    request: Arc<Request>,
-) -> Result<(Decision, &'a Policy), Box<(GateError, DecisionRow)>> {
-    let enforced = world.enforcement.of(&request.resource_type);
-    let facts = Facts {
-        quotas: standing.quotas.iter().map(|row| row.at(request.at)).collect(),
-        tier: standing.tier.clone(),
-        pool: standing.pool.clone(),
-        request,
-    };
+fn decide(world: &World, generation: &Generation, facts: Facts) -> Result<Decision, Undecided> {
+    let enforced = world.enforcement.of(&facts.request.resource_type);
     let policy = generation.for_tier(facts.tier.as_ref());
     let error = match policy.decide(&facts) {
-        Ok(verdict) => return Ok((Decision::new(facts, policy.reference().clone(), verdict, enforced), policy)),
+        Ok(verdict) => return Ok(Decision::new(facts, policy.reference().clone(), verdict, enforced)),
         Err(error) => error,
     };
     tracing::error!(
@@ -260,47 +273,23 @@ fn decide<'a>(
     let annotation = ("policy_failed".to_owned(), error.kind().to_owned());
     let allow = || Verdict::Allow { at_most: None, annotations: vec![annotation.clone()] };
     match policy.on_error() {
-        OnError::Allow => Ok((Decision::new(facts, policy.reference().clone(), allow(), enforced), policy)),
-        OnError::Deny if !enforced => Ok((Decision::new(facts, policy.reference().clone(), allow(), enforced), policy)),
         OnError::Standard if let Ok(verdict) = generation.standard().decide(&facts) => {
-            let standard = generation.standard();
-            Ok((Decision::new(facts, standard.reference().clone(), verdict, enforced), standard))
+            Ok(Decision::new(facts, generation.standard().reference().clone(), verdict, enforced))
         }
-        OnError::Standard | OnError::Deny => {
-            let failed = Decision::new(facts, policy.reference().clone(), allow(), enforced);
-            let row = facts::failed(&failed, policy.settings(), &error);
-            let decision_id = failed.facts.request.id;
+        OnError::Standard | OnError::Deny if enforced => {
+            let undecided = Decision::new(facts, policy.reference().clone(), allow(), enforced);
+            let row = facts::failed(&undecided, policy.settings(), &error);
+            let decision_id = undecided.facts.request.id;
             Err(Box::new((GateError::Policy { policy: policy.reference().clone(), error, decision_id }, row)))
+        }
+        // Where nothing is enforced, a broken policy stops nobody either.
+        OnError::Allow | OnError::Standard | OnError::Deny => {
+            Ok(Decision::new(facts, policy.reference().clone(), allow(), enforced))
         }
     }
 }
 
-async fn cost_batch(world: Arc<World>, batch: Vec<CostJob>) -> Vec<CostJob> {
-    let (costs, replies): (Vec<Cost>, Vec<Reply<Recorded>>) =
-        batch.into_iter().map(|job| (job.cost, job.reply)).unzip();
-    let now = world.clock.now();
-    match world.store.record_costs(&costs, now).await {
-        Ok(answers) => {
-            for (reply, answer) in replies.into_iter().zip(answers) {
-                let _ = reply.send(answer.map_err(|error| GateError::Store(Arc::new(error))));
-            }
-        }
-        // One of them breaks a constraint: each for itself, so that the others are recorded.
-        Err(StoreError::Refused(_)) if costs.len() > 1 => {
-            for (cost, reply) in costs.into_iter().zip(replies) {
-                let answer = match world.store.record_costs(std::slice::from_ref(&cost), now).await {
-                    Ok(mut answers) => answers.pop().unwrap_or(Err(StoreError::Refused("no answer".to_owned()))),
-                    Err(error) => Err(error),
-                };
-                let _ = reply.send(answer.map_err(|error| GateError::Store(Arc::new(error))));
-            }
-        }
-        Err(error) => {
-            let error = Arc::new(error);
-            for reply in replies {
-                let _ = reply.send(Err(GateError::Store(error.clone())));
-            }
-        }
-    }
-    Vec::new()
+/// Whether the caller is told no.
+fn is_denied(decision: &Decision) -> bool {
+    matches!(decision.outcome, Outcome::Denied(_))
 }

@@ -51,17 +51,6 @@ impl Recorder {
         }
     }
 
-    /// Stores a decision, or gives it back where the queue is full.
-    pub fn now(&self, row: DecisionRow) -> Option<DecisionRow> {
-        match self.jobs.try_reserve() {
-            Ok(place) => {
-                place.send(Job::Write(Box::new(row)));
-                None
-            }
-            Err(_) => Some(row),
-        }
-    }
-
     /// Stores a decision; waits for a place in the queue.
     pub async fn always(&self, row: DecisionRow) {
         // The task lives as long as this sender.

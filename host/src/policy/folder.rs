@@ -117,6 +117,11 @@ impl Generation {
         &self.standard
     }
 
+    /// The settings of a policy that decided in this generation.
+    pub fn settings_of(&self, policy: &PolicyRef) -> &[(String, String)] {
+        self.policies.get(&*policy.name).map_or(&[], |policy| policy.settings())
+    }
+
     /// How many files of the folder do not serve.
     pub fn refused(&self) -> usize {
         self.refused.len()

@@ -1,14 +1,7 @@
 //! Costs without a reservation: check → operate → record.
 //!
-//! One statement records a batch of costs. It takes its locks in one order, quotas by id first, so that hosts
-//! wait for each other and never deadlock:
-//!
-//! 1. find and lock every quota that applies to a cost;
-//! 2. write the cost records: a cost id that is there already changes nothing;
-//! 3. bring each locked quota to the window that is open now;
-//! 4. add each new cost to the window where it occurred: the open one in the quota's row, an older one in its
-//!    closed windows (an upsert: the row may have been written by somebody after our snapshot);
-//! 5. write an alert row for each threshold that the open window now stands at.
+//! One statement records a batch of costs: it finds and locks every quota that applies, writes the cost records (a cost
+//! id that is there already changes nothing), and charges each new cost to the window where it occurred.
 
 use std::collections::HashMap;
 
@@ -16,11 +9,11 @@ use chrono::{DateTime, Utc};
 use sqlx::Row as _;
 use uuid::Uuid;
 
-use super::quotas::insert_alerts;
-use super::subjects::{newest_closed, quota_columns, quota_row, quotas_that_apply};
-use super::{Store, StoreError};
+use super::ledger::{Posted, insert_alerts, post, posted, stands_columns, stood};
+use super::subjects::quotas_that_apply;
+use super::{Store, StoreError, column};
 use crate::money::Money;
-use crate::quota::{QuotaRow, ResourceType, TenantId, UserId};
+use crate::quota::{ResourceType, TenantId, UserId};
 
 /// What an operation really cost.
 #[derive(Clone, Debug)]
@@ -57,7 +50,7 @@ pub struct Recorded {
     /// It was charged to a window that is closed, of at least one quota.
     pub late: bool,
     /// The quotas that it charges, as they stand now, by key.
-    pub quotas: Vec<QuotaRow>,
+    pub quotas: Vec<Posted>,
 }
 
 const RECORD: &str = concat!(
@@ -87,65 +80,25 @@ const RECORD: &str = concat!(
          ORDER BY s.tenant_id, s.cost_id
          ON CONFLICT ON CONSTRAINT cost_records_once_per_cost_id DO NOTHING
          RETURNING id, actual_usd, occurred_at
-     ), stood AS MATERIALIZED (
-         SELECT locked.*, was.window_start AS was,
-                greatest(was.window_start, copilot_internal.window_start(period, $10)) AS window_start
-         FROM locked, LATERAL (
-             SELECT copilot_internal.window_start(period, coalesce(period_start, $10)) AS window_start
-         ) AS was
-     ), charge AS MATERIALIZED (
-         SELECT stood.id, least(copilot_internal.window_start(stood.period, recorded.occurred_at), stood.window_start) AS window_start,
-                sum(recorded.actual_usd) AS usd, count(*) AS operations
+     ), ",
+    stood!("$10"),
+    ", charge AS MATERIALIZED (
+         SELECT stood.id,
+                least(copilot_internal.window_start(stood.period, recorded.occurred_at), stood.window_start) AS window_start,
+                sum(recorded.actual_usd) AS usd, 0::numeric AS freed, count(*) AS operations
          FROM recorded JOIN applies ON applies.cost = recorded.id JOIN stood ON stood.id = applies.quota
          GROUP BY 1, 2
-     ), closed AS (
-         INSERT INTO copilot_internal.cost_quota_periods AS p
-             (quota_id, window_start, scope, scope_id, resource_type, period, limit_usd, spend_usd, held_usd, admitted_count)
-         SELECT w.id, w.window_start, q.scope, q.scope_id, q.resource_type, q.period, q.limit_usd,
-                sum(w.spend), sum(w.held), sum(w.admitted)
-         FROM (
-             SELECT id, was AS window_start, current_spend_usd AS spend, held_usd AS held, admitted_count AS admitted
-             FROM stood WHERE was < window_start
-             UNION ALL
-             SELECT charge.id, charge.window_start, charge.usd, 0, charge.operations
-             FROM charge JOIN stood USING (id) WHERE charge.window_start < stood.window_start
-         ) AS w JOIN stood AS q USING (id)
-         GROUP BY w.id, w.window_start, q.scope, q.scope_id, q.resource_type, q.period, q.limit_usd
-         ORDER BY 1, 2
-         ON CONFLICT (quota_id, window_start) DO UPDATE
-         SET spend_usd = p.spend_usd + excluded.spend_usd, held_usd = p.held_usd + excluded.held_usd,
-             admitted_count = p.admitted_count + excluded.admitted_count
-     ), stands AS MATERIALIZED (
-         SELECT q.id, q.scope, q.scope_id, q.resource_type, q.period, q.limit_usd, q.thresholds, q.window_start,
-                CASE WHEN q.was < q.window_start THEN 0 ELSE q.current_spend_usd END + coalesce(charge.usd, 0) AS spend_usd,
-                CASE WHEN q.was < q.window_start THEN 0 ELSE q.held_usd END AS held_usd,
-                CASE WHEN q.was < q.window_start THEN 0 ELSE q.admitted_count END + coalesce(charge.operations, 0) AS admitted_count
-         FROM stood AS q LEFT JOIN charge ON charge.id = q.id AND charge.window_start = q.window_start
-     ), updated AS (
-         UPDATE copilot_internal.cost_quotas q
-         SET current_spend_usd = stands.spend_usd, held_usd = stands.held_usd, admitted_count = stands.admitted_count,
-             period_start = stands.window_start, updated_at = $10
-         FROM stands WHERE q.id = stands.id
-     ), alerted AS (",
-    // A host whose clock is ahead has closed nothing for the others, but a window of the past alerts nobody.
-    insert_alerts!(
-        "(SELECT * FROM stands WHERE EXISTS (SELECT FROM charge WHERE charge.id = stands.id AND charge.window_start = stands.window_start))",
-        "$10"
-    ),
-    ") SELECT s.id, recorded.id IS NOT NULL FROM s LEFT JOIN recorded USING (id)",
+     ), ",
+    post!("$10"),
+    " SELECT s.id, recorded.id IS NOT NULL, ",
+    stands_columns!(),
+    " FROM s LEFT JOIN recorded USING (id) LEFT JOIN applies ON applies.cost = s.id LEFT JOIN stands ON stands.id = applies.quota",
 );
 
-const FIND: &str = concat!(
-    "SELECT s.id, r.id, (r.actual_usd * 1000000000)::bigint, r.body, r.occurred_at, ",
-    quota_columns!(),
-    " FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[]) AS s (id, tenant_id, user_id, resource_type, cost_id)
-      JOIN copilot_internal.cost_records r ON r.tenant_id = s.tenant_id AND r.cost_id = s.cost_id
-      LEFT JOIN copilot_internal.tenants t ON t.tenant_id = s.tenant_id
-      LEFT JOIN LATERAL (",
-    quotas_that_apply!(),
-    ") AS q ON true ",
-    newest_closed!(),
-);
+/// What the books say under cost ids that were there already.
+const FIND: &str = "SELECT s.id, (r.actual_usd * 1000000000)::bigint, r.body, r.occurred_at
+     FROM unnest($1::uuid[], $2::text[], $3::text[]) AS s (id, tenant_id, cost_id)
+     JOIN copilot_internal.cost_records r ON r.tenant_id = s.tenant_id AND r.cost_id = s.cost_id";
 
 impl Store {
     /// Records `costs`, each once and in full, in one transaction; answers in their order. The same cost id
@@ -159,90 +112,65 @@ impl Store {
         costs: &[Cost],
         now: DateTime<Utc>,
     ) -> Result<Vec<Result<Recorded, StoreError>>, StoreError> {
-        let columns = Columns::of(costs);
-        sqlx::query(RECORD)
-            .bind(&columns.ids)
-            .bind(&columns.tenants)
-            .bind(&columns.users)
-            .bind(&columns.resources)
-            .bind(&columns.cost_ids)
-            .bind(costs.iter().map(|cost| cost.actual.nanos()).collect::<Vec<_>>())
-            .bind(costs.iter().map(|cost| cost.occurred_at).collect::<Vec<_>>())
-            .bind(costs.iter().map(|cost| cost.attributes.as_str()).collect::<Vec<_>>())
-            .bind(costs.iter().map(|cost| cost.body.as_str()).collect::<Vec<_>>())
+        let rows = sqlx::query(RECORD)
+            .bind(column(costs, |cost| cost.id))
+            .bind(column(costs, |cost| cost.tenant.as_str()))
+            .bind(column(costs, |cost| cost.user.as_ref().map(UserId::as_str)))
+            .bind(column(costs, |cost| cost.resource_type.as_str()))
+            .bind(column(costs, |cost| cost.cost_id.as_str()))
+            .bind(column(costs, |cost| cost.actual.nanos()))
+            .bind(column(costs, |cost| cost.occurred_at))
+            .bind(column(costs, |cost| cost.attributes.as_str()))
+            .bind(column(costs, |cost| cost.body.as_str()))
             .bind(now)
             .fetch_all(&self.pool)
             .await?;
-        self.find_costs(costs, &columns, now).await
-    }
-
-    /// What the books now say of `costs`, all of which are in them.
-    async fn find_costs(
-        &self,
-        costs: &[Cost],
-        columns: &Columns<'_>,
-        now: DateTime<Utc>,
-    ) -> Result<Vec<Result<Recorded, StoreError>>, StoreError> {
-        let rows = sqlx::query(FIND)
-            .bind(&columns.ids)
-            .bind(&columns.tenants)
-            .bind(&columns.users)
-            .bind(&columns.resources)
-            .bind(&columns.cost_ids)
-            .fetch_all(&self.pool)
-            .await?;
-        let mut found: HashMap<Uuid, (String, DateTime<Utc>, Recorded)> = HashMap::with_capacity(costs.len());
+        let mut answers: HashMap<Uuid, (bool, Vec<Posted>)> = HashMap::with_capacity(costs.len());
         for row in &rows {
-            let asked: Uuid = row.try_get(0)?;
-            let (record, amount): (Uuid, i64) = (row.try_get(1)?, row.try_get(2)?);
-            let first = Recorded {
-                duplicate: record != asked,
-                amount: Money::from_nanos(amount),
-                late: false,
-                quotas: Vec::new(),
-            };
-            let entry = (row.try_get(3)?, row.try_get(4)?, first);
-            let (_, _, recorded) = found.entry(asked).or_insert(entry);
-            if row.try_get::<Option<Uuid>, _>(5)?.is_some() {
-                recorded.quotas.push(quota_row(row, 5)?);
-            }
+            let (_, quotas) = answers.entry(row.try_get(0)?).or_insert((row.try_get(1)?, Vec::new()));
+            quotas.extend(posted(row, 2)?);
         }
+        let repeated: Vec<&Cost> =
+            costs.iter().filter(|cost| answers.get(&cost.id).is_none_or(|(is_new, _)| !is_new)).collect();
+        let mut found = self.find_costs(&repeated).await?;
         costs
             .iter()
             .map(|cost| {
-                let (body, occurred_at, mut recorded) =
-                    found.remove(&cost.id).ok_or_else(|| StoreError::Database(sqlx::Error::RowNotFound))?;
-                if body != cost.body {
-                    return Ok(Err(StoreError::Conflict(format!(
-                        "costId {:?} was recorded with another body",
-                        cost.cost_id
-                    ))));
-                }
-                recorded.quotas.sort_by(|a, b| a.key.cmp(&b.key));
-                recorded.late = recorded.quotas.iter().any(|row| occurred_at < row.at(now).window.start);
-                Ok(Ok(recorded))
+                let (is_new, mut quotas) = answers.remove(&cost.id).unwrap_or_default();
+                quotas.sort_by(|a, b| a.row.key.cmp(&b.row.key));
+                let (amount, occurred_at) = if is_new {
+                    (cost.actual, cost.occurred_at)
+                } else {
+                    let missing = || StoreError::Database(sqlx::Error::RowNotFound);
+                    let (amount, body, occurred_at) = found.remove(&cost.id).ok_or_else(missing)?;
+                    if body != cost.body {
+                        let conflict = format!("costId {:?} was recorded with another body", cost.cost_id);
+                        return Ok(Err(StoreError::Conflict(conflict)));
+                    }
+                    (amount, occurred_at)
+                };
+                let late = quotas.iter().any(|quota| occurred_at < quota.row.at(now).window.start);
+                Ok(Ok(Recorded { duplicate: !is_new, amount, late, quotas }))
             })
             .collect()
     }
-}
 
-/// The columns that both statements bind.
-struct Columns<'a> {
-    ids: Vec<Uuid>,
-    tenants: Vec<&'a str>,
-    users: Vec<Option<&'a str>>,
-    resources: Vec<&'a str>,
-    cost_ids: Vec<&'a str>,
-}
-
-impl<'a> Columns<'a> {
-    fn of(costs: &'a [Cost]) -> Self {
-        Self {
-            ids: costs.iter().map(|cost| cost.id).collect(),
-            tenants: costs.iter().map(|cost| cost.tenant.as_str()).collect(),
-            users: costs.iter().map(|cost| cost.user.as_ref().map(UserId::as_str)).collect(),
-            resources: costs.iter().map(|cost| cost.resource_type.as_str()).collect(),
-            cost_ids: costs.iter().map(|cost| cost.cost_id.as_str()).collect(),
+    /// Amount, body and time in the books under the cost ids of `costs`, by the costs' own ids.
+    async fn find_costs(&self, costs: &[&Cost]) -> Result<HashMap<Uuid, (Money, String, DateTime<Utc>)>, StoreError> {
+        if costs.is_empty() {
+            return Ok(HashMap::new());
         }
+        let rows = sqlx::query(FIND)
+            .bind(column(costs, |cost| cost.id))
+            .bind(column(costs, |cost| cost.tenant.as_str()))
+            .bind(column(costs, |cost| cost.cost_id.as_str()))
+            .fetch_all(&self.pool)
+            .await?;
+        rows.iter()
+            .map(|row| {
+                let amount = Money::from_nanos(row.try_get(1)?);
+                Ok((row.try_get(0)?, (amount, row.try_get(2)?, row.try_get(3)?)))
+            })
+            .collect()
     }
 }

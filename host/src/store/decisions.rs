@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::FromRow;
 use uuid::Uuid;
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, column};
 use crate::money::Money;
 
 /// A decision as it is stored.
@@ -98,9 +98,6 @@ impl Store {
     /// # Errors
     /// The database does not answer; then none was written.
     pub async fn insert_decisions(&self, rows: &[DecisionRow]) -> Result<(), StoreError> {
-        fn column<'a, T>(rows: &'a [DecisionRow], pick: impl Fn(&'a DecisionRow) -> T) -> Vec<T> {
-            rows.iter().map(pick).collect()
-        }
         sqlx::query(
             "INSERT INTO copilot_internal.decisions
                  (id, decided_at, tenant_id, user_id, resource_type, estimate_usd, request_id, outcome, code, reason,

@@ -6,7 +6,9 @@
 pub mod costs;
 pub mod decisions;
 pub mod embedded;
+pub mod ledger;
 pub mod quotas;
+pub mod reservations;
 pub mod subjects;
 pub mod tenants;
 
@@ -99,6 +101,11 @@ impl Store {
     pub async fn close(&self) {
         self.pool.close().await;
     }
+}
+
+/// One column of what a statement takes as arrays.
+fn column<'a, T, U>(rows: &'a [T], pick: impl Fn(&'a T) -> U) -> Vec<U> {
+    rows.iter().map(pick).collect()
 }
 
 /// Brings the database to this version: creates the tables, takes over those of the replaced system,

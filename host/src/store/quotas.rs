@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::Row as _;
 
+use super::ledger::{post, stood};
 use super::subjects::{newest_closed, quota_columns, quota_row};
 use super::{Store, StoreError};
 use crate::money::Money;
@@ -121,6 +122,35 @@ impl Store {
         .fetch_one(&self.pool)
         .await?;
         Ok(row.try_get(0)?)
+    }
+
+    /// Brings up to `most` rows to the window that is open now whose own one is over; tells how many there were.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn roll_over(&self, now: DateTime<Utc>, most: i64) -> Result<u64, StoreError> {
+        let rolled: i64 = sqlx::query_scalar(concat!(
+            "WITH locked AS MATERIALIZED (
+                 SELECT * FROM copilot_internal.cost_quotas q
+                 WHERE q.id IN (
+                     SELECT id FROM copilot_internal.cost_quotas
+                     WHERE period_start < copilot_internal.window_start('hour', $1)
+                       AND period_start < copilot_internal.window_start(period, $1)
+                     LIMIT $2)
+                 ORDER BY q.id FOR UPDATE
+             ), ",
+            stood!("$1"),
+            ", charge AS (
+                 SELECT id, window_start, 0::numeric AS usd, 0::numeric AS freed, 0::bigint AS operations FROM stood WHERE false
+             ), ",
+            post!("$1"),
+            " SELECT count(*) FROM stood WHERE was < window_start"
+        ))
+        .bind(now)
+        .bind(most)
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(u64::try_from(rolled).unwrap_or_default())
     }
 
     /// Deletes the quota; its closed windows stay in the books. Tells whether there was one.

@@ -2,10 +2,11 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::Row as _;
-use sqlx::postgres::PgRow;
+use sqlx::postgres::{PgConnection, PgRow};
 use uuid::Uuid;
 
 use super::{Store, StoreError};
+use crate::decision::Request;
 use crate::money::Money;
 use crate::quota::{PoolId, QuotaKey, QuotaRow, ResourceType, TenantId, Tier, UserId};
 
@@ -18,6 +19,17 @@ pub struct Subject {
     pub user: Option<UserId>,
     /// What is bought.
     pub resource_type: ResourceType,
+}
+
+impl Subject {
+    /// Who asks for what in `request`.
+    pub fn of(request: &Request) -> Self {
+        Self {
+            tenant: request.tenant.clone(),
+            user: request.user.clone(),
+            resource_type: request.resource_type.clone(),
+        }
+    }
 }
 
 /// How a subject stands.
@@ -73,40 +85,51 @@ impl Store {
     /// # Errors
     /// The database does not answer, or a row holds what this version does not know.
     pub async fn standings(&self, subjects: &[Subject]) -> Result<Vec<Standing>, StoreError> {
-        let tenants: Vec<&str> = subjects.iter().map(|subject| subject.tenant.as_str()).collect();
-        let users: Vec<Option<&str>> =
-            subjects.iter().map(|subject| subject.user.as_ref().map(UserId::as_str)).collect();
-        let resources: Vec<&str> = subjects.iter().map(|subject| subject.resource_type.as_str()).collect();
-        let rows = sqlx::query(concat!(
-            "SELECT s.n, t.tier, t.pool, ",
-            quota_columns!(),
-            " FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS s (tenant_id, user_id, resource_type, n)
-              LEFT JOIN copilot_internal.tenants t ON t.tenant_id = s.tenant_id
-              LEFT JOIN LATERAL (",
-            quotas_that_apply!(),
-            ") AS q ON true ",
-            newest_closed!(),
-        ))
-        .bind(tenants)
-        .bind(users)
-        .bind(resources)
-        .fetch_all(&self.pool)
-        .await?;
-        let mut standings = vec![Standing::default(); subjects.len()];
-        for row in &rows {
-            let n = usize::try_from(row.try_get::<i64, _>(0)?).unwrap_or_default();
-            let Some(standing) = n.checked_sub(1).and_then(|index| standings.get_mut(index)) else { continue };
-            standing.tier = parsed(row.try_get(1)?, Tier::parse)?;
-            standing.pool = parsed(row.try_get(2)?, PoolId::parse)?;
-            if row.try_get::<Option<Uuid>, _>(3)?.is_some() {
-                standing.quotas.push(quota_row(row, 3)?);
-            }
-        }
-        for standing in &mut standings {
-            standing.quotas.sort_by(|a, b| a.key.cmp(&b.key));
-        }
-        Ok(standings)
+        let mut connection = self.pool.acquire().await?;
+        read(&mut connection, subjects).await
     }
+}
+
+/// The columns in which statements take subjects: tenants, users, resource types.
+pub(super) fn columns(subjects: &[Subject]) -> (Vec<&str>, Vec<Option<&str>>, Vec<&str>) {
+    (
+        subjects.iter().map(|subject| subject.tenant.as_str()).collect(),
+        subjects.iter().map(|subject| subject.user.as_ref().map(UserId::as_str)).collect(),
+        subjects.iter().map(|subject| subject.resource_type.as_str()).collect(),
+    )
+}
+
+pub(super) async fn read(connection: &mut PgConnection, subjects: &[Subject]) -> Result<Vec<Standing>, StoreError> {
+    let (tenants, users, resources) = columns(subjects);
+    let rows = sqlx::query(concat!(
+        "SELECT s.n, t.tier, t.pool, ",
+        quota_columns!(),
+        " FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS s (tenant_id, user_id, resource_type, n)
+          LEFT JOIN copilot_internal.tenants t ON t.tenant_id = s.tenant_id
+          LEFT JOIN LATERAL (",
+        quotas_that_apply!(),
+        ") AS q ON true ",
+        newest_closed!(),
+    ))
+    .bind(tenants)
+    .bind(users)
+    .bind(resources)
+    .fetch_all(connection)
+    .await?;
+    let mut standings = vec![Standing::default(); subjects.len()];
+    for row in &rows {
+        let n = usize::try_from(row.try_get::<i64, _>(0)?).unwrap_or_default();
+        let Some(standing) = n.checked_sub(1).and_then(|index| standings.get_mut(index)) else { continue };
+        standing.tier = parsed(row.try_get(1)?, Tier::parse)?;
+        standing.pool = parsed(row.try_get(2)?, PoolId::parse)?;
+        if row.try_get::<Option<Uuid>, _>(3)?.is_some() {
+            standing.quotas.push(quota_row(row, 3)?);
+        }
+    }
+    for standing in &mut standings {
+        standing.quotas.sort_by(|a, b| a.key.cmp(&b.key));
+    }
+    Ok(standings)
 }
 
 fn parsed<T>(text: Option<&str>, parse: fn(&str) -> Result<T, String>) -> Result<Option<T>, sqlx::Error> {

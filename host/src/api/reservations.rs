@@ -1,0 +1,213 @@
+//! The application's routes for money that is set aside: reserve, read, settle, release, extend.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::App;
+use super::auth::AppCaller;
+use super::denial::{self, Shape};
+use super::details::Instant;
+use super::error::ApiError;
+use super::gate::{self, DecisionBody, QuotaBody, RecordedBody};
+use super::input::{self, Fields};
+use crate::decision::{Outcome, PolicyRef};
+use crate::gate::Reserved;
+use crate::money::Money;
+use crate::quota::{Quota, TenantId};
+use crate::store::reservations::{End, Ended, Reservation};
+
+/// How long money stays set aside where the caller does not say.
+const TTL: TimeDelta = TimeDelta::seconds(300);
+
+/// `POST /v1/reservations`
+pub async fn reserve(
+    caller: AppCaller,
+    State(app): State<Arc<App>>,
+    Query(query): Query<Vec<(String, String)>>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, ApiError> {
+    let now = app.clock.now();
+    let [format] = input::query(query, ["format"])?;
+    let body = gate::read(body)?;
+    let mut fields = Fields::parse(&body)?;
+    let request = gate::request(&mut fields, now)?;
+    let ttl = fields.seconds("ttlSeconds")?.unwrap_or(TTL);
+    let shape = Shape::new(format.as_deref(), fields.flag("stream")?, &headers)?;
+    fields.finish()?;
+    caller.may_charge(&request.tenant)?;
+    let said =
+        (&request.user, &request.resource_type, request.estimate.nanos(), ttl.num_seconds(), &request.attributes);
+    let digest = gate::digest(&said)?;
+    let response = match app.gate.reserve(request, ttl, digest).await? {
+        Reserved::Decided { decision, held } => match (&decision.outcome, held) {
+            (Outcome::Denied(denial), _) => denial::respond(&decision.facts.request, denial, shape),
+            (_, None) => return Err(ApiError::internal("allowed, and nothing was set aside")),
+            (_, Some((held, expires_at))) => {
+                let body = DecisionBody::new(&decision).reserved(held, expires_at);
+                (StatusCode::CREATED, Json(body)).into_response()
+            }
+        },
+        Reserved::Repeated(first) => {
+            let policy = PolicyRef { name: first.policy_name.into(), digest: first.policy_digest.into() };
+            let body = DecisionBody::repeated(first.id, &policy).reserved(first.held, first.expires_at);
+            (StatusCode::CREATED, Json(body)).into_response()
+        }
+    };
+    Ok(response)
+}
+
+/// `GET /v1/reservations/{id}?tenantId=`
+pub async fn read(
+    caller: AppCaller,
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    Query(query): Query<Vec<(String, String)>>,
+) -> Result<Response, ApiError> {
+    let [tenant] = input::query(query, ["tenantId"])?;
+    let tenant = tenant.ok_or_else(|| ApiError::invalid("tenantId", "required"))?;
+    let tenant = TenantId::parse(&tenant).map_err(|fault| ApiError::invalid("tenantId", fault))?;
+    caller.may_charge(&tenant)?;
+    let found = app.store.reservation(&tenant, parse_id(&id)?).await?.ok_or_else(no_such)?;
+    Ok(Json(ReservationView::new(found, app.clock.now())).into_response())
+}
+
+/// `POST /v1/reservations/{id}/settle`
+pub async fn settle(
+    caller: AppCaller,
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, ApiError> {
+    let id = parse_id(&id)?;
+    let body = gate::read(body)?;
+    let mut fields = Fields::parse(&body)?;
+    let tenant = fields.required_text("tenantId", TenantId::parse)?;
+    let actual = fields.money("actualCostUsd")?.ok_or_else(|| ApiError::invalid("actualCostUsd", "required"))?;
+    fields.finish()?;
+    caller.may_charge(&tenant)?;
+    let ended = app.gate.end(tenant, id, End::Settle(actual)).await?.ok_or_else(no_such)?;
+    let Ended { before, now, late, quotas } = &ended;
+    if !now && before.actual != Some(actual) {
+        let recorded = before.actual.unwrap_or_default();
+        return Err(ApiError::conflict(format!("the reservation was settled before, with {recorded}")));
+    }
+    let at = app.clock.now();
+    let quotas: Vec<Quota> = quotas.iter().map(|posted| posted.row.at(at)).collect();
+    Ok(Json(RecordedBody {
+        recorded_usd: actual,
+        overrun_usd: (actual - before.held).max(Money::ZERO),
+        late: if *now { *late } else { before.late },
+        duplicate: !now,
+        quotas: quotas.iter().map(QuotaBody::new).collect(),
+    })
+    .into_response())
+}
+
+/// `POST /v1/reservations/{id}/release`
+pub async fn release(
+    caller: AppCaller,
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, ApiError> {
+    let id = parse_id(&id)?;
+    let body = gate::read(body)?;
+    let mut fields = Fields::parse(&body)?;
+    let tenant = fields.required_text("tenantId", TenantId::parse)?;
+    fields.finish()?;
+    caller.may_charge(&tenant)?;
+    let ended = app.gate.end(tenant, id, End::Release).await?.ok_or_else(no_such)?;
+    if !ended.now && ended.before.state != "released" {
+        return Err(ApiError::reservation_ended(state(&ended.before, app.clock.now())));
+    }
+    Ok(Json(Released { released_usd: ended.before.held, duplicate: !ended.now }).into_response())
+}
+
+/// `POST /v1/reservations/{id}/extend`
+pub async fn extend(
+    caller: AppCaller,
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, ApiError> {
+    let (id, now) = (parse_id(&id)?, app.clock.now());
+    let body = gate::read(body)?;
+    let mut fields = Fields::parse(&body)?;
+    let tenant = fields.required_text("tenantId", TenantId::parse)?;
+    let ttl = fields.seconds("ttlSeconds")?.ok_or_else(|| ApiError::invalid("ttlSeconds", "required"))?;
+    fields.finish()?;
+    caller.may_charge(&tenant)?;
+    if let Some(extended) = app.gate.extend(&tenant, id, now + ttl, now).await? {
+        return Ok(Json(ReservationView::new(extended, now)).into_response());
+    }
+    let ended = app.store.reservation(&tenant, id).await?.ok_or_else(no_such)?;
+    Err(ApiError::reservation_ended(state(&ended, now)))
+}
+
+fn parse_id(text: &str) -> Result<Uuid, ApiError> {
+    text.parse().map_err(|_| ApiError::invalid("id", format!("a reservation's id (a UUID), got {text:?}")))
+}
+
+fn no_such() -> ApiError {
+    ApiError::not_found("the tenant has no such reservation")
+}
+
+/// One whose time is over has expired, even before the host has given its money back.
+fn state(reservation: &Reservation, now: DateTime<Utc>) -> &str {
+    if reservation.state == "held" && reservation.expires_at <= now { "expired" } else { &reservation.state }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Released {
+    released_usd: Money,
+    duplicate: bool,
+}
+
+/// A reservation as its owner sees it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ReservationView {
+    reservation_id: Uuid,
+    tenant_id: String,
+    user_id: Option<String>,
+    resource_type: String,
+    request_id: Option<String>,
+    state: String,
+    estimated_cost_usd: Money,
+    held_usd: Money,
+    actual_cost_usd: Option<Money>,
+    late: bool,
+    created_at: Instant,
+    expires_at: Instant,
+}
+
+impl ReservationView {
+    fn new(reservation: Reservation, now: DateTime<Utc>) -> Self {
+        let state = state(&reservation, now).to_owned();
+        Self {
+            held_usd: if state == "held" { reservation.held } else { Money::ZERO },
+            state,
+            reservation_id: reservation.id,
+            tenant_id: reservation.tenant_id,
+            user_id: reservation.user_id,
+            resource_type: reservation.resource_type,
+            request_id: reservation.request_id,
+            estimated_cost_usd: reservation.estimate,
+            actual_cost_usd: reservation.actual,
+            late: reservation.late,
+            created_at: Instant(reservation.created_at),
+            expires_at: Instant(reservation.expires_at),
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! A batch of checks: read once, decided one by one, nothing written but the decision log.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{GUEST_TIME, GateError, Reply, Undecided, World, decide, facts};
+use crate::decision::{Decision, Facts, Request};
+use crate::policy::Generation;
+use crate::store::StoreError;
+use crate::store::subjects::{Standing, Subject};
+
+pub(super) struct CheckJob {
+    pub(super) request: Arc<Request>,
+    pub(super) reply: Reply<Decision>,
+}
+
+impl CheckJob {
+    fn subject(&self) -> Subject {
+        Subject::of(&self.request)
+    }
+}
+
+/// Answers every job, or returns those that wait for the next batch.
+pub(super) async fn batch(world: Arc<World>, jobs: Vec<CheckJob>) -> Vec<CheckJob> {
+    let generation = world.policies.generation();
+    let mut left = Vec::new();
+    let mut held_back = decide_all(&world, &generation, jobs, &mut left).await;
+    // Held money may be due already: then it comes back, and everybody whom it stood in the way of is decided again.
+    for may_give_back in [true, false] {
+        if held_back.is_empty() {
+            break;
+        }
+        let (jobs, mut decisions): (Vec<CheckJob>, Vec<Decision>) = held_back.into_iter().unzip();
+        match world.when_held_money_returns(&mut decisions, may_give_back).await {
+            Ok(true) => held_back = decide_all(&world, &generation, jobs, &mut left).await,
+            Ok(false) => {
+                for (job, decision) in jobs.into_iter().zip(decisions) {
+                    world.record(&generation, &decision).await;
+                    let _ = job.reply.send(Ok(decision));
+                }
+                break;
+            }
+            Err(error) => {
+                fail(jobs, error);
+                break;
+            }
+        }
+    }
+    left
+}
+
+fn fail(jobs: Vec<CheckJob>, error: StoreError) {
+    let error = Arc::new(error);
+    for job in jobs {
+        let _ = job.reply.send(Err(GateError::Store(error.clone())));
+    }
+}
+
+/// Reads and decides; answers all but the denials in whose way held money stands, which it returns.
+async fn decide_all(
+    world: &World,
+    generation: &Generation,
+    jobs: Vec<CheckJob>,
+    left: &mut Vec<CheckJob>,
+) -> Vec<(CheckJob, Decision)> {
+    let mut subjects: Vec<Subject> = Vec::new();
+    let mut places: HashMap<Subject, usize> = HashMap::new();
+    let place_of: Vec<usize> = jobs
+        .iter()
+        .map(|job| {
+            *places.entry(job.subject()).or_insert_with_key(|subject| {
+                subjects.push(subject.clone());
+                subjects.len() - 1
+            })
+        })
+        .collect();
+    let standings = match world.store.standings(&subjects).await {
+        Ok(standings) => standings,
+        Err(error) => {
+            fail(jobs, error);
+            return Vec::new();
+        }
+    };
+    // Guests run here, up to their deadline: the runtime moves its other tasks elsewhere meanwhile.
+    let unanswered = tokio::task::block_in_place(|| run_guests(world, generation, jobs, &place_of, &standings, left));
+    let mut held_back = Vec::new();
+    for (job, answer) in unanswered {
+        match answer {
+            Ok(decision) if decision.is_held_back() => held_back.push((job, decision)),
+            Ok(decision) => {
+                world.record(generation, &decision).await;
+                let _ = job.reply.send(Ok(decision));
+            }
+            Err(undecided) => {
+                let (error, row) = *undecided;
+                world.recorder.always(row).await;
+                let _ = job.reply.send(Err(error));
+            }
+        }
+    }
+    held_back
+}
+
+/// Answers what is allowed at once; returns the rest, for which something is to be written first.
+fn run_guests(
+    world: &World,
+    generation: &Generation,
+    jobs: Vec<CheckJob>,
+    place_of: &[usize],
+    standings: &[Standing],
+    left: &mut Vec<CheckJob>,
+) -> Vec<(CheckJob, Result<Decision, Undecided>)> {
+    let started = Instant::now();
+    let mut unanswered = Vec::new();
+    for (job, &place) in jobs.into_iter().zip(place_of) {
+        if started.elapsed() > GUEST_TIME {
+            left.push(job);
+            continue;
+        }
+        let standing = &standings[place];
+        let facts = Facts {
+            quotas: standing.quotas.iter().map(|row| row.at(job.request.at)).collect(),
+            tier: standing.tier.clone(),
+            pool: standing.pool.clone(),
+            request: job.request.clone(),
+        };
+        match decide(world, generation, facts) {
+            Ok(decision) if decision.denial().is_none() => {
+                let second = decision.facts.request.at.timestamp();
+                let settings = generation.settings_of(&decision.policy);
+                world.recorder.allowed(second, || facts::row(&decision, settings));
+                let _ = job.reply.send(Ok(decision));
+            }
+            answer => unanswered.push((job, answer)),
+        }
+    }
+    unanswered
+}

@@ -1,0 +1,98 @@
+//! A batch of whatever moves money: first what frees and charges, then what sets aside.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use super::reserve::{LaneState, ReserveJob, reserve_batch};
+use super::{GateError, Reply, World};
+use crate::store::StoreError;
+use crate::store::costs::{Cost, Recorded};
+use crate::store::reservations::{Ended, Ending};
+
+pub(super) enum MoneyJob {
+    Reserve(ReserveJob),
+    End(Ending, Reply<Option<Ended>>),
+    Cost(Cost, Reply<Recorded>),
+}
+
+/// Answers every job, or returns those that wait for the next batch.
+pub(super) async fn batch(world: Arc<World>, state: Arc<Mutex<LaneState>>, jobs: Vec<MoneyJob>) -> Vec<MoneyJob> {
+    // Its lane's alone; a lock only so that it outlives the batch.
+    let mut state = state.lock().await;
+    let (mut costs, mut endings, mut reserves, mut left) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut ending, mut asking) = (HashSet::new(), HashSet::new());
+    for job in jobs {
+        // What names the same reservation or request id twice is done one after the other, so in two batches.
+        match job {
+            MoneyJob::Cost(cost, reply) => costs.push((cost, reply)),
+            MoneyJob::End(end, reply) if ending.insert(end.id) => endings.push((end, reply)),
+            MoneyJob::Reserve(job) if asking.insert(job.idempotency()) => reserves.push(job),
+            again => left.push(again),
+        }
+    }
+    if !costs.is_empty() {
+        record(&world, &mut state, costs).await;
+    }
+    if !endings.is_empty() {
+        end(&world, &mut state, endings).await;
+    }
+    if !reserves.is_empty() {
+        let again = reserve_batch(&world, &mut state, reserves).await;
+        left.extend(again.into_iter().map(MoneyJob::Reserve));
+    }
+    left
+}
+
+async fn record(world: &World, state: &mut LaneState, jobs: Vec<(Cost, Reply<Recorded>)>) {
+    let now = world.clock.now();
+    let (costs, replies): (Vec<Cost>, Vec<Reply<Recorded>>) = jobs.into_iter().unzip();
+    let answers = match world.store.record_costs(&costs, now).await {
+        Ok(answers) => answers,
+        // One of them breaks a constraint: each for itself, so that the others are recorded.
+        Err(StoreError::Refused(_)) if costs.len() > 1 => {
+            for (cost, reply) in costs.into_iter().zip(replies) {
+                Box::pin(record(world, state, vec![(cost, reply)])).await;
+            }
+            return;
+        }
+        Err(error) => return fail(replies, error),
+    };
+    for (reply, answer) in replies.into_iter().zip(answers) {
+        if let Ok(recorded) = &answer {
+            recorded.quotas.iter().for_each(|quota| state.known.posted(quota));
+        }
+        let _ = reply.send(answer.map_err(|error| GateError::Store(Arc::new(error))));
+    }
+}
+
+async fn end(world: &World, state: &mut LaneState, jobs: Vec<(Ending, Reply<Option<Ended>>)>) {
+    let now = world.clock.now();
+    let (endings, replies): (Vec<Ending>, Vec<Reply<Option<Ended>>>) = jobs.into_iter().unzip();
+    let ended = match world.store.end(&endings, now).await {
+        Ok(ended) => ended,
+        Err(StoreError::Refused(_)) if endings.len() > 1 => {
+            for (ending, reply) in endings.into_iter().zip(replies) {
+                Box::pin(end(world, state, vec![(ending, reply)])).await;
+            }
+            return;
+        }
+        Err(error) => return fail(replies, error),
+    };
+    for quota in ended.iter().flat_map(|ended| &ended.quotas) {
+        state.known.posted(quota);
+    }
+    let mut answers: HashMap<Uuid, Ended> = ended.into_iter().map(|ended| (ended.before.id, ended)).collect();
+    for (ending, reply) in endings.into_iter().zip(replies) {
+        let _ = reply.send(Ok(answers.remove(&ending.id)));
+    }
+}
+
+fn fail<T>(replies: Vec<Reply<T>>, error: StoreError) {
+    let error = Arc::new(error);
+    for reply in replies {
+        let _ = reply.send(Err(GateError::Store(error.clone())));
+    }
+}

@@ -1,0 +1,408 @@
+//! A batch of reservations: decided on what the lane knows, committed only if that still holds.
+//!
+//! 1. What the lane does not know is read. A lane that has been losing to other hosts locks the rows first.
+//! 2. Every request is decided in order, each on the rows as those before it leave them.
+//! 3. What is allowed is committed by one statement, if the rows are those that the policies saw. If they are not,
+//!    nothing was written, everything is read again and decided again.
+//! 4. What is denied on rows that were not read for this batch is read and decided again.
+//! 5. Where held money stands in the way, what has expired is given back before anybody is refused.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use uuid::Uuid;
+
+use super::known::Known;
+use super::{GUEST_TIME, GateError, Reply, Undecided, World, decide, is_denied};
+use crate::decision::{Decision, Facts, Request};
+use crate::money::Money;
+use crate::policy::Generation;
+use crate::quota::{ClosedWindow, QuotaRow, TenantId};
+use crate::store::StoreError;
+use crate::store::reservations::{Admission, Locked, NewReservation, Reservation, RowChange};
+use crate::store::subjects::{Standing, Subject};
+
+/// How often a batch is decided again before its callers are told to come back.
+const ROUNDS: usize = 8;
+/// After a loss to another host, so many batches lock their rows before they decide.
+const BATCHES_THAT_LOCK: u32 = 16;
+/// Expired reservations that one round gives back.
+const MOST_DUE: i64 = 500;
+
+/// Money set aside, or the decision that it is not.
+#[derive(Debug)]
+pub enum Reserved {
+    /// Decided now: allowed, and then set aside, or denied.
+    Decided {
+        /// The decision.
+        decision: Box<Decision>,
+        /// Where it is allowed: the amount and when the host gives it back.
+        held: Option<(Money, DateTime<Utc>)>,
+    },
+    /// The same request id with the same body: the first admission.
+    Repeated(Box<Reservation>),
+}
+
+pub(super) struct ReserveJob {
+    pub(super) request: Arc<Request>,
+    pub(super) ttl: TimeDelta,
+    pub(super) body: String,
+    pub(super) reply: Reply<Reserved>,
+}
+
+impl ReserveJob {
+    fn subject(&self) -> Subject {
+        Subject::of(&self.request)
+    }
+
+    /// Two jobs of the same one are the same request; without a request id each is its own.
+    pub(super) fn idempotency(&self) -> (TenantId, String) {
+        let id = self.request.request_id.clone().unwrap_or_else(|| self.request.id.to_string());
+        (self.request.tenant.clone(), id)
+    }
+
+    fn fail(self, error: &Arc<StoreError>) {
+        let _ = self.reply.send(Err(GateError::Store(error.clone())));
+    }
+}
+
+/// What a lane keeps from batch to batch.
+#[derive(Default)]
+pub(super) struct LaneState {
+    pub(super) known: Known,
+    lock_first: u32,
+}
+
+/// What one round decided.
+#[derive(Default)]
+struct Plan {
+    admission: Admission,
+    admitted: Vec<(ReserveJob, Decision, NewReservation)>,
+    denied: Vec<(ReserveJob, Decision)>,
+    /// Not decided: the policy failed.
+    failed: Vec<(ReserveJob, Undecided)>,
+    /// Beyond the guests' time; for the next batch.
+    left: Vec<ReserveJob>,
+}
+
+/// Answers every job, or returns those that wait for the next batch.
+pub(super) async fn reserve_batch(world: &World, state: &mut LaneState, jobs: Vec<ReserveJob>) -> Vec<ReserveJob> {
+    let generation = world.policies.generation();
+    let mut pending = jobs;
+    let mut left = Vec::new();
+    // Subjects that were read for this batch, after its requests had come.
+    let mut fresh: HashSet<Subject> = HashSet::new();
+    let mut gave_back = false;
+    for _ in 0..ROUNDS {
+        if pending.is_empty() {
+            return left;
+        }
+        let round = Round { world, generation: &generation, state: &mut *state, fresh: &mut fresh };
+        let outcome = match round.run(std::mem::take(&mut pending)).await {
+            Ok(outcome) => outcome,
+            Err((jobs, error)) => {
+                let error = Arc::new(error);
+                for job in jobs {
+                    state.known.forget(&job.subject());
+                    job.fail(&error);
+                }
+                return left;
+            }
+        };
+        left.extend(outcome.left);
+        pending = outcome.again;
+        pending.extend(refuse(world, state, &mut fresh, &mut gave_back, outcome.denied).await);
+    }
+    for job in pending {
+        let _ = job.reply.send(Err(GateError::Overloaded));
+    }
+    left
+}
+
+struct Round<'a> {
+    world: &'a World,
+    generation: &'a Generation,
+    state: &'a mut LaneState,
+    fresh: &'a mut HashSet<Subject>,
+}
+
+struct Outcome {
+    /// Denied on rows that were read for this batch.
+    denied: Vec<(ReserveJob, Decision)>,
+    /// To be decided again.
+    again: Vec<ReserveJob>,
+    left: Vec<ReserveJob>,
+}
+
+impl Round<'_> {
+    async fn run(self, jobs: Vec<ReserveJob>) -> Result<Outcome, (Vec<ReserveJob>, StoreError)> {
+        let Self { world, generation, state, fresh } = self;
+        let mut subjects: Vec<Subject> = Vec::new();
+        for job in &jobs {
+            let subject = job.subject();
+            if !subjects.contains(&subject) {
+                subjects.push(subject);
+            }
+        }
+        let mut locked = None;
+        match read(world, state, &subjects, &mut locked).await {
+            Ok(standings) => {
+                for (subject, standing) in standings {
+                    world.pools.learn(&subject.tenant, standing.pool.as_ref());
+                    state.known.learn(&subject, &standing);
+                    fresh.insert(subject);
+                }
+            }
+            Err(error) => return Err((jobs, error)),
+        }
+        let plan = tokio::task::block_in_place(|| plan(world, generation, &state.known, jobs));
+        for (job, undecided) in plan.failed {
+            let (error, row) = *undecided;
+            world.recorder.always(row).await;
+            let _ = job.reply.send(Err(error));
+        }
+        let mut outcome = Outcome { denied: Vec::new(), again: Vec::new(), left: plan.left };
+        for (job, decision) in plan.denied {
+            if fresh.contains(&job.subject()) {
+                outcome.denied.push((job, decision));
+            } else {
+                state.known.forget(&job.subject());
+                outcome.again.push(job);
+            }
+        }
+        if plan.admitted.is_empty() {
+            if let Some(rows) = locked
+                && let Err(error) = rows.give_up().await
+            {
+                return Err((outcome.again, error));
+            }
+            return Ok(outcome);
+        }
+        let now = world.clock.now();
+        let committed = match locked {
+            Some(rows) => rows.admit(&plan.admission, now).await,
+            None => world.store.admit(&plan.admission, now).await,
+        };
+        match committed {
+            Ok(true) => {
+                for change in plan.admission.rows {
+                    state.known.wrote(change.written);
+                }
+                for (job, decision, new) in plan.admitted {
+                    world.record(generation, &decision).await;
+                    let held = Some((new.held, new.expires_at));
+                    let _ = job.reply.send(Ok(Reserved::Decided { decision: Box::new(decision), held }));
+                }
+            }
+            Ok(false) => {
+                // Another host was here, an administrator, or the same request id.
+                state.lock_first = BATCHES_THAT_LOCK;
+                for (subject, _) in &plan.admission.subjects {
+                    state.known.forget(subject);
+                }
+                let jobs = plan.admitted.into_iter().map(|(job, _, _)| job).collect();
+                outcome.again.extend(answer_repeated(world, jobs).await);
+                // Their rows are older than what has happened since.
+                outcome.again.extend(outcome.denied.drain(..).map(|(job, _)| job));
+                fresh.clear();
+            }
+            Err(error) => {
+                let jobs = plan.admitted.into_iter().map(|(job, _, _)| job).chain(outcome.again).collect();
+                return Err((jobs, error));
+            }
+        }
+        Ok(outcome)
+    }
+}
+
+/// Reads what the lane does not know; where it locks first, everything, into `locked`.
+async fn read(
+    world: &World,
+    state: &mut LaneState,
+    subjects: &[Subject],
+    locked: &mut Option<Locked>,
+) -> Result<Vec<(Subject, Standing)>, StoreError> {
+    if state.lock_first > 0 {
+        state.lock_first -= 1;
+        let rows = locked.insert(world.store.lock(subjects).await?);
+        let standings = rows.standings(subjects).await?;
+        return Ok(subjects.iter().cloned().zip(standings).collect());
+    }
+    let unknown = subjects.iter().filter(|subject| state.known.standing(subject).is_none());
+    let unknown: Vec<Subject> = unknown.cloned().collect();
+    if unknown.is_empty() {
+        return Ok(Vec::new());
+    }
+    let standings = world.store.standings(&unknown).await?;
+    Ok(unknown.into_iter().zip(standings).collect())
+}
+
+/// Decides `jobs` in order, each on the rows as those before it leave them.
+fn plan(world: &World, generation: &Generation, known: &Known, jobs: Vec<ReserveJob>) -> Plan {
+    let started = Instant::now();
+    let mut plan = Plan::default();
+    let mut running: HashMap<Uuid, RowChange> = HashMap::new();
+    let mut closed: Vec<ClosedWindow> = Vec::new();
+    let mut places: HashMap<Subject, Option<Standing>> = HashMap::new();
+    for job in jobs {
+        if started.elapsed() > GUEST_TIME {
+            plan.left.push(job);
+            continue;
+        }
+        let subject = job.subject();
+        let Some(standing) = places.entry(subject.clone()).or_insert_with(|| known.standing(&subject)).as_ref() else {
+            plan.left.push(job);
+            continue;
+        };
+        let current =
+            |row: &QuotaRow| running.get(&row.id).map_or_else(|| row.clone(), |change| change.written.clone());
+        let facts = Facts {
+            quotas: standing.quotas.iter().map(|row| current(row).at(job.request.at)).collect(),
+            tier: standing.tier.clone(),
+            pool: standing.pool.clone(),
+            request: job.request.clone(),
+        };
+        let decision = match decide(world, generation, facts) {
+            Ok(decision) => decision,
+            Err(undecided) => {
+                plan.failed.push((job, undecided));
+                continue;
+            }
+        };
+        if is_denied(&decision) {
+            plan.denied.push((job, decision));
+            continue;
+        }
+        let held = decision.at_most.unwrap_or(job.request.estimate);
+        let mut holds = Vec::with_capacity(standing.quotas.len());
+        for row in &standing.quotas {
+            let change = running.entry(row.id).or_insert_with(|| RowChange { seen: row.clone(), written: row.clone() });
+            let (window, ended) = change.written.hold(job.request.at, held);
+            closed.extend(ended);
+            holds.push((row.id, window));
+        }
+        if !plan.admission.subjects.iter().any(|(other, _)| *other == subject) {
+            plan.admission.subjects.push((subject, standing.clone()));
+        }
+        let request = &job.request;
+        let new = NewReservation {
+            id: request.id,
+            tenant: request.tenant.clone(),
+            user: request.user.clone(),
+            resource_type: request.resource_type.clone(),
+            request_id: request.request_id.clone(),
+            body: job.body.clone(),
+            estimate: request.estimate,
+            held,
+            created_at: request.at,
+            expires_at: request.at + job.ttl,
+            holds,
+            policy_name: decision.policy.name.to_string(),
+            policy_digest: decision.policy.digest.to_string(),
+        };
+        plan.admission.reservations.push(new.clone());
+        plan.admitted.push((job, decision, new));
+    }
+    plan.admission.rows = running.into_values().collect();
+    plan.admission.closed = closed;
+    plan
+}
+
+/// Answers those whose request id was admitted before; the others are decided again.
+async fn answer_repeated(world: &World, jobs: Vec<ReserveJob>) -> Vec<ReserveJob> {
+    let mut again = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        let Some(request_id) = &job.request.request_id else {
+            again.push(job);
+            continue;
+        };
+        match world.store.reservation_of(&job.request.tenant, request_id).await {
+            Ok(None) => again.push(job),
+            Ok(Some(first)) if first.body == job.body => {
+                let _ = job.reply.send(Ok(Reserved::Repeated(Box::new(first))));
+            }
+            Ok(Some(_)) => {
+                let conflict = StoreError::Conflict(format!("requestId {request_id:?} was used with another body"));
+                job.fail(&Arc::new(conflict));
+            }
+            Err(error) => job.fail(&Arc::new(error)),
+        }
+    }
+    again
+}
+
+/// Answers denials. Where held money stands in the way, expired reservations are given back first, once per batch, and
+/// those requests are decided again; otherwise the caller is told when the first reservation expires.
+async fn refuse(
+    world: &World,
+    state: &mut LaneState,
+    fresh: &mut HashSet<Subject>,
+    gave_back: &mut bool,
+    denied: Vec<(ReserveJob, Decision)>,
+) -> Vec<ReserveJob> {
+    let (jobs, mut decisions): (Vec<ReserveJob>, Vec<Decision>) = denied.into_iter().unzip();
+    match world.when_held_money_returns(&mut decisions, !*gave_back).await {
+        Ok(false) => {}
+        Ok(true) => {
+            *gave_back = true;
+            for job in &jobs {
+                state.known.forget(&job.subject());
+                fresh.remove(&job.subject());
+            }
+            return jobs;
+        }
+        Err(error) => {
+            let error = Arc::new(error);
+            for job in jobs {
+                job.fail(&error);
+            }
+            return Vec::new();
+        }
+    }
+    let generation = world.policies.generation();
+    for (job, decision) in jobs.into_iter().zip(decisions) {
+        world.record(&generation, &decision).await;
+        let _ = job.reply.send(Ok(Reserved::Decided { decision: Box::new(decision), held: None }));
+    }
+    Vec::new()
+}
+
+impl World {
+    /// For denials in whose way held money stands: when it comes back at the latest. Where some of it is due already,
+    /// and `may_give_back`, it is given back and the answer is `true`: decide again.
+    pub(super) async fn when_held_money_returns(
+        &self,
+        decisions: &mut [Decision],
+        may_give_back: bool,
+    ) -> Result<bool, StoreError> {
+        let held_back = decisions.iter().filter(|decision| decision.is_held_back());
+        let mut quotas: Vec<Uuid> =
+            held_back.filter_map(|decision| Some(decision.denial()?.binding.as_ref()?.id)).collect();
+        quotas.sort_unstable();
+        quotas.dedup();
+        if quotas.is_empty() {
+            return Ok(false);
+        }
+        let expiries: HashMap<_, _> = self.store.first_expiries(&quotas).await?.into_iter().collect();
+        let now = self.clock.now();
+        if may_give_back && expiries.values().any(|expiry| *expiry <= now) {
+            self.expire_due(now).await?;
+            return Ok(true);
+        }
+        for decision in decisions {
+            decision.held_money_returns(|quota| expiries.get(&quota.id).copied());
+        }
+        Ok(false)
+    }
+
+    /// Gives back what has expired; tells how many there were.
+    pub(super) async fn expire_due(&self, now: DateTime<Utc>) -> Result<usize, StoreError> {
+        let due = self.store.due(now, MOST_DUE).await?;
+        if due.is_empty() {
+            return Ok(0);
+        }
+        Ok(self.store.end(&due, now).await?.len())
+    }
+}
