@@ -67,7 +67,7 @@ const RECORD: &str = concat!(
     ") AS q
      ), locked AS MATERIALIZED (
          SELECT * FROM copilot_internal.cost_quotas q
-         WHERE q.id IN (SELECT quota FROM applies)
+         WHERE q.id = ANY (ARRAY(SELECT quota FROM applies))
          ORDER BY q.id FOR UPDATE
      ), recorded AS (
          INSERT INTO copilot_internal.cost_records

@@ -1,7 +1,8 @@
 //! The ledger's arithmetic in SQL: what every statement that moves settled or held money has in common.
 //!
 //! Each such statement locks in one order, quotas by id, then reservations, then closed windows, then alerts, so that
-//! hosts wait for each other and never deadlock. Its first part finds the quotas, locks them as `locked`, writes its
+//! hosts wait for each other and never deadlock. Rows to lock are named by an array, never by a join: PostgreSQL evaluates
+//! a join again for a row that it had to wait for, and drops the row where a UNION ALL is in it. Its first part finds the quotas, locks them as `locked`, writes its
 //! own records, and says what to charge as `charge (id, window_start, usd, freed, operations)`. Then:
 //!
 //! 1. [`stood`]: each locked quota is brought to the window that is open now;
@@ -48,12 +49,16 @@ macro_rules! post {
                  INSERT INTO copilot_internal.cost_quota_periods AS p
                      (quota_id, window_start, scope, scope_id, resource_type, period, limit_usd, spend_usd, held_usd, admitted_count)
                  SELECT late.id, late.window_start, q.scope, q.scope_id, q.resource_type, q.period, q.limit_usd,
-                        sum(late.usd), sum(late.held), sum(late.operations)
+                        sum(late.usd), greatest(sum(late.held), 0), sum(late.operations)
                  FROM late JOIN stood AS q USING (id)
                  GROUP BY late.id, late.window_start, q.scope, q.scope_id, q.resource_type, q.period, q.limit_usd
                  ORDER BY 1, 2
                  ON CONFLICT (quota_id, window_start) DO UPDATE
-                 SET spend_usd = p.spend_usd + excluded.spend_usd, held_usd = p.held_usd + excluded.held_usd,
+                 SET spend_usd = p.spend_usd + excluded.spend_usd,
+                     -- Not excluded.held_usd: a row that is proposed must not be below zero, but what it takes away is.
+                     held_usd = p.held_usd + (
+                         SELECT sum(late.held) FROM late
+                         WHERE late.id = excluded.quota_id AND late.window_start = excluded.window_start),
                      admitted_count = p.admitted_count + excluded.admitted_count
              ), stands AS MATERIALIZED (
                  SELECT q.id, q.scope, q.scope_id, q.resource_type, q.period, q.limit_usd, q.hard_limit_usd, q.thresholds,

@@ -132,11 +132,11 @@ impl Store {
         let rolled: i64 = sqlx::query_scalar(concat!(
             "WITH locked AS MATERIALIZED (
                  SELECT * FROM copilot_internal.cost_quotas q
-                 WHERE q.id IN (
+                 WHERE q.id = ANY (ARRAY(
                      SELECT id FROM copilot_internal.cost_quotas
                      WHERE period_start < copilot_internal.window_start('hour', $1)
                        AND period_start < copilot_internal.window_start(period, $1)
-                     LIMIT $2)
+                     LIMIT $2))
                  ORDER BY q.id FOR UPDATE
              ), ",
             stood!("$1"),

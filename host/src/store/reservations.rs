@@ -84,7 +84,7 @@ const ADMIT: &str = concat!(
               AS a (id, tenant_id, user_id, resource_type, request_id, body, estimate, held, created_at, expires_at,
                     quota_ids, window_starts, policy_name, policy_digest)
      ), locked AS MATERIALIZED (
-         SELECT * FROM copilot_internal.cost_quotas q WHERE q.id IN (SELECT id FROM change) ORDER BY q.id FOR UPDATE
+         SELECT * FROM copilot_internal.cost_quotas q WHERE q.id = ANY ($9) ORDER BY q.id FOR UPDATE
      ), same AS MATERIALIZED (
          SELECT (SELECT count(*) FROM locked AS q JOIN change AS c USING (id) ",
     newest_closed!(),
@@ -148,7 +148,7 @@ const LOCK: &str = concat!(
     quotas_that_apply!(),
     ") AS q
      )
-     SELECT q.id FROM copilot_internal.cost_quotas q WHERE q.id IN (SELECT id FROM applies) ORDER BY q.id FOR UPDATE"
+     SELECT q.id FROM copilot_internal.cost_quotas q WHERE q.id = ANY (ARRAY(SELECT id FROM applies)) ORDER BY q.id FOR UPDATE"
 );
 
 /// What ends a reservation.
@@ -247,14 +247,16 @@ const END: &str = concat!(
     quotas_that_apply!(),
     ") AS q
          WHERE s.kind = 'settle' AND q.id <> ALL (s.quota_ids)
+     ), touched AS MATERIALIZED (
+         SELECT reservation, quota FROM hold UNION ALL SELECT reservation, quota FROM newcomer
      ), locked AS MATERIALIZED (
          SELECT * FROM copilot_internal.cost_quotas q
-         WHERE q.id IN (SELECT quota FROM hold UNION ALL SELECT quota FROM newcomer)
+         WHERE q.id = ANY (ARRAY(SELECT quota FROM touched))
          ORDER BY q.id FOR UPDATE
      ), prior AS MATERIALIZED (
          SELECT r.* FROM copilot_internal.reservations r
          -- Counting makes the quotas' locks come first.
-         WHERE r.id IN (SELECT id FROM s) AND (SELECT count(*) FROM locked) >= 0
+         WHERE r.id = ANY (ARRAY(SELECT id FROM s)) AND (SELECT count(*) FROM locked) >= 0
          ORDER BY r.id FOR UPDATE
      ), effective AS MATERIALIZED (
          SELECT op.kind, op.nanos * 0.000000001 AS actual, prior.id, prior.state, prior.held_usd,
@@ -293,8 +295,7 @@ const END: &str = concat!(
     ", ",
     stands_columns!(),
     " FROM prior AS r LEFT JOIN effective e ON e.id = r.id
-      LEFT JOIN (SELECT reservation, quota FROM hold UNION ALL SELECT reservation, quota FROM newcomer) AS touched
-             ON touched.reservation = r.id
+      LEFT JOIN touched ON touched.reservation = r.id
       LEFT JOIN stands ON stands.id = touched.quota",
 );
 

@@ -1,0 +1,55 @@
+//! Policies: those that are shipped and those of the tests, built once for the whole test process.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, LazyLock};
+
+use tollgate::policy::Folder;
+use tollgate::policy::build::build;
+
+use super::{NOON, Scratch, instant};
+
+/// Where the repository lies.
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn built(sources: &str, out: &str) -> PathBuf {
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(out);
+    if let Err(error) = build(&[repository().join(sources)], &out, None) {
+        panic!("{sources}: {error}");
+    }
+    out
+}
+
+/// `standard`, `free`, `pro`, `enterprise`.
+pub static SHIPPED: LazyLock<PathBuf> = LazyLock::new(|| built("policies", "shipped"));
+
+/// `every-second-user`, `hostile`.
+pub static OF_THE_TESTS: LazyLock<PathBuf> = LazyLock::new(|| built("tests/fixtures/policies", "of-the-tests"));
+
+/// The shipped policies, opened once: no test changes their folder.
+pub fn shipped() -> Arc<Folder> {
+    static FOLDER: LazyLock<Arc<Folder>> = LazyLock::new(|| open(SHIPPED.clone()));
+    FOLDER.clone()
+}
+
+/// A folder with the standard policy, for a test that changes it.
+pub fn own_folder() -> Scratch {
+    let folder = Scratch::new();
+    for file in ["standard.wasm", "standard.fixtures.toml"] {
+        std::fs::copy(SHIPPED.join(file), folder.join(file)).expect("a built policy");
+    }
+    folder
+}
+
+/// Puts a policy of the tests into a folder, for the tier `name`, with the operator's file beside it.
+pub fn install(folder: &Scratch, policy: &str, name: &str, manifest: &str) {
+    folder.write(&format!("{name}.toml"), manifest);
+    std::fs::copy(OF_THE_TESTS.join(format!("{policy}.wasm")), folder.join(&format!("{name}.wasm")))
+        .expect("a built policy");
+}
+
+/// Reads a policy folder.
+pub fn open(folder: PathBuf) -> Arc<Folder> {
+    Arc::new(Folder::open(folder, instant(NOON)).unwrap_or_else(|error| panic!("{error}")))
+}

@@ -1,0 +1,164 @@
+//! The one harness: a host on port 0, a database of its own, a manual clock.
+
+mod answer;
+mod binary;
+mod cluster;
+pub mod guests;
+mod scratch;
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+use tollgate::api::App;
+use tollgate::api::auth::{Access, Transport};
+use tollgate::clock::Clock;
+use tollgate::config::Listen;
+use tollgate::gate::{Enforcement, Gate};
+use tollgate::policy::Folder;
+use tollgate::server::{self, Listener};
+use tollgate::store::Store;
+
+pub use self::answer::Answer;
+pub use self::binary::{Binary, Finished, tollgate};
+pub use self::cluster::{Database, Row};
+pub use self::scratch::Scratch;
+
+/// Where every clock stands at first: a Sunday at noon.
+pub const NOON: &str = "2026-01-04T12:00:00Z";
+
+/// Both kinds of resource enforced.
+pub const ENFORCED: Enforcement = Enforcement { e2b: true, others: true };
+
+/// An instant as tests write it.
+pub fn instant(text: &str) -> DateTime<Utc> {
+    text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+/// `acme-corp` asks for so much of `llm`.
+pub fn llm(usd: &str) -> Value {
+    json!({ "tenantId": "acme-corp", "resourceType": "llm", "estimatedCostUsd": usd })
+}
+
+/// `acme-corp` has spent so much on `llm`.
+pub fn llm_cost(id: &str, usd: &str) -> Value {
+    json!({ "tenantId": "acme-corp", "resourceType": "llm", "costId": id, "actualCostUsd": usd })
+}
+
+/// What a host is started with; the default is what most tests want.
+pub struct Setup {
+    pub clock: Clock,
+    pub enforcement: Enforcement,
+    pub access: Access,
+    pub listen: Listen,
+    pub policies: Arc<Folder>,
+    /// A new one where none is given.
+    pub database: Option<Database>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            clock: Clock::manual(instant(NOON)),
+            enforcement: ENFORCED,
+            access: Access { app: Vec::new(), admin: None, transport: Transport::Loopback },
+            listen: Listen::Tcp(([127, 0, 0, 1], 0).into()),
+            policies: guests::shipped(),
+            database: None,
+        }
+    }
+}
+
+/// A host that serves until the test ends.
+pub struct Host {
+    pub clock: Clock,
+    pub database: Database,
+    client: reqwest::Client,
+    url: String,
+    /// Dropped with the host, which stops it.
+    _stop: oneshot::Sender<()>,
+}
+
+impl Setup {
+    pub async fn start(self) -> Host {
+        let database = match self.database {
+            Some(database) => database,
+            None => Database::migrated().await,
+        };
+        let store = Store::connect(database.options()).await.expect("the test's database");
+        let listener = Listener::bind(&self.listen).await.expect("a free port");
+        let address = listener.address(&self.listen).expect("its own address");
+        let gate = Gate::start(store.clone(), self.policies.clone(), self.enforcement, self.clock.clone());
+        let app = App { gate, store, policies: self.policies, clock: self.clock.clone(), access: self.access };
+        let (stop, stopped) = oneshot::channel::<()>();
+        tokio::spawn(server::serve(listener, Arc::new(app), async move { drop(stopped.await) }));
+        let client = reqwest::Client::builder().no_proxy();
+        let (client, url) = match address {
+            Listen::Tcp(_) => (client, address.to_string()),
+            Listen::Unix(path) => (client.unix_socket(path), "http://localhost".to_owned()),
+        };
+        let client = client.build().expect("a client");
+        Host { clock: self.clock, database, client, url, _stop: stop }
+    }
+}
+
+impl Host {
+    pub async fn start() -> Self {
+        Setup::default().start().await
+    }
+
+    /// Another host on the same database, with the same clock.
+    pub async fn beside(&self) -> Self {
+        let (clock, database) = (self.clock.clone(), Some(self.database.clone()));
+        Setup { clock, database, ..Setup::default() }.start().await
+    }
+
+    /// Sets the clock.
+    pub fn at(&self, text: &str) {
+        self.clock.set(instant(text));
+    }
+
+    /// A request that the test finishes itself.
+    pub fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+        let method = method.parse().expect("a method");
+        self.client.request(method, format!("{}{path}", self.url))
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        Answer::of(self.request("GET", path)).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Answer {
+        Answer::of(self.request("DELETE", path)).await
+    }
+
+    pub async fn put(&self, path: &str, body: Value) -> Answer {
+        Answer::of(self.request("PUT", path).json(&body)).await
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> Answer {
+        Answer::of(self.request("POST", path).json(&body)).await
+    }
+
+    /// A body as it is written.
+    pub async fn post_text(&self, path: &str, body: &str) -> Answer {
+        let request = self.request("POST", path).header("content-type", "application/json");
+        Answer::of(request.body(body.to_owned())).await
+    }
+
+    pub async fn check(&self, request: Value) -> Answer {
+        self.post("/v1/check", request).await
+    }
+
+    /// Records a cost, which must succeed.
+    pub async fn cost(&self, cost: Value) -> Answer {
+        self.post("/v1/costs", cost).await.expect_status(200)
+    }
+
+    /// Gives a tenant a tier and a pool.
+    pub async fn tenant(&self, tenant: &str, tier: Option<&str>, pool: Option<&str>) {
+        let answer = self.put(&format!("/v1/tenants/{tenant}"), json!({ "tier": tier, "pool": pool })).await;
+        assert!([200, 201].contains(&answer.status), "{answer:?}");
+    }
+}

@@ -1,0 +1,31 @@
+//! Tollgate from the outside: HTTP, SQL, the command line and its logs, against a real PostgreSQL.
+//!
+//! Each test has a host on port 0, a database of its own and a clock that it sets; see [`harness`].
+
+mod harness;
+
+mod access;
+mod admin;
+mod adoption;
+mod check;
+mod command_line;
+mod concurrency;
+mod costs;
+mod decisions;
+mod denial;
+mod dialects;
+mod enforcement;
+mod hostile;
+mod input;
+mod layers;
+mod logs;
+mod policies;
+mod power;
+mod reference;
+mod reservations;
+mod retry_after;
+mod routes;
+mod scopes;
+mod thresholds;
+mod tiers;
+mod windows;

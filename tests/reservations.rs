@@ -1,0 +1,304 @@
+//! Money that is set aside: taken in the step that decides, replaced by the actual cost, given back, given back by the host.
+
+use chrono::TimeDelta;
+use serde_json::{Value, json};
+
+use crate::harness::{Answer, Host, Setup, llm};
+
+/// Spend and held of every quota, and what is still held by reservations.
+const BOOKS: &str =
+    "SELECT coalesce(string_agg(scope || ' ' || period || ' ' || current_spend_usd::numeric(20,2) || ' + '
+                                                || held_usd::numeric(20,2), ', ' ORDER BY scope, period), '')
+                     FROM copilot_internal.cost_quotas";
+
+async fn host() -> Host {
+    let host = Host::start().await;
+    host.database.quota("tenant acme-corp llm day", "10.00", "0").await;
+    host
+}
+
+fn with(mut body: Value, more: Value) -> Value {
+    let (Some(body_fields), Value::Object(more)) = (body.as_object_mut(), more) else { panic!("objects") };
+    body_fields.extend(more);
+    body
+}
+
+impl Host {
+    async fn reserve(&self, request: Value) -> Answer {
+        self.post("/v1/reservations", request).await
+    }
+
+    /// Reserves, which must succeed; the reservation's id.
+    async fn reserved(&self, usd: &str) -> String {
+        self.reserve(llm(usd)).await.expect_status(201).word("/reservationId")
+    }
+
+    async fn end(&self, id: &str, how: &str, more: Value) -> Answer {
+        self.post(&format!("/v1/reservations/{id}/{how}"), with(json!({ "tenantId": "acme-corp" }), more)).await
+    }
+
+    async fn settle(&self, id: &str, usd: &str) -> Answer {
+        self.end(id, "settle", json!({ "actualCostUsd": usd })).await
+    }
+
+    async fn release(&self, id: &str) -> Answer {
+        self.end(id, "release", json!({})).await
+    }
+
+    async fn books(&self) -> String {
+        self.database.value(BOOKS).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reservation_sets_the_estimate_aside_and_settling_replaces_it_by_the_actual() {
+    let host = host().await;
+    let answer = host.reserve(with(llm("4.00"), json!({ "ttlSeconds": 60 }))).await.expect_status(201);
+    assert!(answer.text.contains(r#""allowed":true"#) && answer.text.contains(r#""heldUsd":4.00,"#), "{}", answer.text);
+    assert_eq!(answer.word("/expiresAt"), "2026-01-04T12:01:00Z");
+    assert_eq!(host.books().await, "tenant day 0.00 + 4.00");
+    let id = answer.word("/reservationId");
+    let settled = host.settle(&id, "3.50").await.expect_status(200);
+    assert!(
+        settled.text.starts_with(r#"{"recordedUsd":3.50,"overrunUsd":0.00,"late":false,"duplicate":false,"quotas":["#),
+        "{}",
+        settled.text
+    );
+    assert_eq!(settled.at("/quotas/0/quotaDetails/heldUsd"), json!(0.0));
+    assert_eq!(host.books().await, "tenant day 3.50 + 0.00");
+    let read = host.get(&format!("/v1/reservations/{id}?tenantId=acme-corp")).await.expect_status(200);
+    assert_eq!((read.word("/state"), read.at("/actualCostUsd")), ("settled".into(), json!(3.5)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_overrun_is_recorded_in_full_and_shown() {
+    let host = host().await;
+    let id = host.reserved("4.00").await;
+    let settled = host.settle(&id, "14.00").await.expect_status(200);
+    assert_eq!((settled.at("/recordedUsd"), settled.at("/overrunUsd")), (json!(14.0), json!(10.0)));
+    assert_eq!(host.books().await, "tenant day 14.00 + 0.00");
+    assert_eq!(host.database.value("SELECT count(*) FROM copilot_internal.alerts").await, "3");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_settle_that_comes_again_counts_once_and_another_amount_is_a_conflict() {
+    let host = host().await;
+    let id = host.reserved("4.00").await;
+    host.settle(&id, "3.50").await.expect_status(200);
+    assert_eq!(host.settle(&id, "3.50").await.expect_status(200).at("/duplicate"), json!(true));
+    assert_eq!(host.settle(&id, "3.51").await.expect_status(409).word("/error"), "idempotency_conflict");
+    assert_eq!(host.books().await, "tenant day 3.50 + 0.00");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_released_reservation_gives_the_estimate_back_once() {
+    let host = host().await;
+    let id = host.reserved("4.00").await;
+    assert_eq!(host.release(&id).await.expect_status(200).at("/duplicate"), json!(false));
+    assert_eq!(host.release(&id).await.expect_status(200).at("/duplicate"), json!(true));
+    assert_eq!(host.books().await, "tenant day 0.00 + 0.00");
+    assert_eq!(
+        host.end(&id, "extend", json!({ "ttlSeconds": 60 })).await.expect_status(410).word("/error"),
+        "reservation_ended"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_settling_release_and_extend_are_gone() {
+    let host = host().await;
+    let id = host.reserved("4.00").await;
+    host.settle(&id, "4.00").await.expect_status(200);
+    host.release(&id).await.expect_status(410);
+    host.end(&id, "extend", json!({ "ttlSeconds": 60 })).await.expect_status(410);
+    assert_eq!(host.books().await, "tenant day 4.00 + 0.00");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_tenants_or_an_unknown_reservation_is_not_found() {
+    let host = host().await;
+    let id = host.reserved("4.00").await;
+    let path = format!("/v1/reservations/{id}/settle");
+    host.post(&path, json!({ "tenantId": "globex", "actualCostUsd": 1 })).await.expect_status(404);
+    host.release("00000000-0000-7000-8000-000000000000").await.expect_status(404);
+    assert_eq!(host.release("no-uuid").await.expect_status(400).word("/field"), "id");
+    assert_eq!(host.books().await, "tenant day 0.00 + 4.00");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_request_id_gives_the_first_admission_again_and_another_body_is_a_conflict() {
+    let host = host().await;
+    let request = |usd: &str| with(llm(usd), json!({ "requestId": "r-1" }));
+    let first = host.reserve(request("4.00")).await.expect_status(201);
+    let again = host.beside().await.reserve(request("4.00")).await.expect_status(201);
+    for field in ["/reservationId", "/decisionId", "/expiresAt", "/heldUsd", "/policy"] {
+        assert_eq!(again.at(field), first.at(field), "{field}");
+    }
+    assert_eq!(again.at("/duplicate"), json!(true));
+    assert_eq!(host.reserve(request("4.01")).await.expect_status(409).word("/error"), "idempotency_conflict");
+    assert_eq!(host.books().await, "tenant day 0.00 + 4.00");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denial_is_not_remembered_under_its_request_id() {
+    let host = host().await;
+    let request = with(llm("11.00"), json!({ "requestId": "r-1" }));
+    host.reserve(request.clone()).await.expect_status(429);
+    host.database.run("UPDATE copilot_internal.cost_quotas SET limit_usd = 20").await;
+    host.reserve(request).await.expect_status(201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_quota_that_denies_holds_nothing_anywhere() {
+    let host = host().await;
+    host.tenant("acme-corp", None, Some("eu-team")).await;
+    host.database.quota("pool eu-team llm month", "3.00", "0").await;
+    host.reserve(llm("3.01")).await.expect_status(429);
+    assert_eq!(host.books().await, "pool month 0.00 + 0.00, tenant day 0.00 + 0.00");
+    host.reserved("3.00").await;
+    assert_eq!(host.books().await, "pool month 0.00 + 3.00, tenant day 0.00 + 3.00");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_held_money_in_the_way_says_when_the_first_of_it_comes_back() {
+    let host = host().await;
+    host.reserve(with(llm("5.00"), json!({ "ttlSeconds": 600 }))).await.expect_status(201);
+    host.reserve(with(llm("4.00"), json!({ "ttlSeconds": 90 }))).await.expect_status(201);
+    for path in ["/v1/reservations", "/v1/check"] {
+        let denial = host.post(path, llm("2.00")).await.expect_status(429);
+        assert_eq!(denial.word("/code"), "capacity_held", "{path}");
+        assert_eq!((denial.at("/retryAfter"), denial.header("retry-after")), (json!(90), "90"), "{path}");
+        let message = "LLM quota exceeded. Limit: $10.00, Current: $0.00, Requested: $2.00, Reserved: $9.00";
+        assert_eq!(denial.word("/message"), message);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn expired_money_stands_in_nobodys_way() {
+    for path in ["/v1/reservations", "/v1/check"] {
+        let host = host().await;
+        host.reserve(with(llm("10.00"), json!({ "ttlSeconds": 90 }))).await.expect_status(201);
+        host.clock.advance(TimeDelta::seconds(90));
+        let answer = host.post(path, llm("10.00")).await;
+        assert!(answer.json()["allowed"] == json!(true), "{path}: {}", answer.text);
+        let states = "SELECT string_agg(state, ', ' ORDER BY created_at) FROM copilot_internal.reservations";
+        assert!(host.database.value(states).await.starts_with("expired"), "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_settle_is_recorded_once_in_full() {
+    let host = host().await;
+    let (expired, released) = (host.reserved("4.00").await, host.reserved("5.00").await);
+    host.release(&released).await.expect_status(200);
+    host.clock.advance(TimeDelta::seconds(301));
+    for (id, usd) in [(&expired, "4.50"), (&released, "1.00")] {
+        let first = host.settle(id, usd).await.expect_status(200);
+        assert_eq!((first.at("/late"), first.at("/duplicate")), (json!(true), json!(false)), "{id}");
+        let again = host.settle(id, usd).await.expect_status(200);
+        assert_eq!((again.at("/late"), again.at("/duplicate")), (json!(true), json!(true)), "{id}");
+    }
+    assert_eq!(host.books().await, "tenant day 5.50 + 0.00");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_of_a_reservation_that_the_host_has_not_yet_expired_is_over_all_the_same() {
+    let host = host().await;
+    let id = host.reserved("4.00").await;
+    host.clock.advance(TimeDelta::seconds(300));
+    host.release(&id).await.expect_status(410);
+    host.end(&id, "extend", json!({ "ttlSeconds": 60 })).await.expect_status(410);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reservation_lives_a_day_at_most_extensions_included() {
+    let host = host().await;
+    let id = host.reserved("4.00").await;
+    host.clock.advance(TimeDelta::seconds(200));
+    let extended = host.end(&id, "extend", json!({ "ttlSeconds": 600 })).await.expect_status(200);
+    assert_eq!(extended.word("/expiresAt"), "2026-01-04T12:13:20Z");
+    let extended = host.end(&id, "extend", json!({ "ttlSeconds": 86400 })).await.expect_status(200);
+    assert_eq!(extended.word("/expiresAt"), "2026-01-05T12:00:00Z");
+    assert_eq!(
+        host.end(&id, "extend", json!({ "ttlSeconds": 0 })).await.expect_status(400).word("/field"),
+        "ttlSeconds"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hold_belongs_to_the_window_that_made_it() {
+    let host = host().await;
+    host.at("2026-01-04T23:59:00Z");
+    let (settled, released) = (host.reserved("4.00").await, host.reserved("5.00").await);
+    host.at("2026-01-05T00:00:30Z");
+    // The new window has room for all of its limit.
+    host.reserved("10.00").await;
+    assert_eq!(host.books().await, "tenant day 0.00 + 10.00");
+    host.settle(&settled, "4.50").await.expect_status(200);
+    host.release(&released).await.expect_status(200);
+    assert_eq!(host.books().await, "tenant day 0.00 + 10.00");
+    let closed = "SELECT spend_usd::numeric(20,2) || ' + ' || held_usd::numeric(20,2) || ' of ' || admitted_count
+                  FROM copilot_internal.cost_quota_periods";
+    assert_eq!(host.database.value(closed).await, "4.50 + 0.00 of 2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn quotas_that_have_come_since_are_charged_and_those_that_are_gone_stop_nothing() {
+    let host = host().await;
+    let id = host.reserved("4.00").await;
+    host.database.run("DELETE FROM copilot_internal.cost_quotas").await;
+    host.database.quota("tenant acme-corp llm month", "100.00", "0").await;
+    let settled = host.settle(&id, "3.00").await.expect_status(200);
+    assert_eq!(settled.at("/quotas/0/period"), json!("month"));
+    assert_eq!(host.books().await, "tenant month 3.00 + 0.00");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_administrator_changes_by_sql_counts_from_the_next_request_on() {
+    let host = host().await;
+    host.reserved("4.00").await;
+    host.database.run("UPDATE copilot_internal.cost_quotas SET limit_usd = 5").await;
+    host.reserve(llm("2.00")).await.expect_status(429);
+    host.database.run("UPDATE copilot_internal.cost_quotas SET limit_usd = 20").await;
+    host.reserved("10.00").await;
+    host.database.quota("tenant acme-corp llm hour", "1.00", "0").await;
+    assert_eq!(host.reserve(llm("2.00")).await.expect_status(429).at("/quotaDetails/period"), json!("hour"));
+    host.database.run("DELETE FROM copilot_internal.cost_quotas WHERE period = 'hour'").await;
+    host.reserved("2.00").await;
+    host.database.run("INSERT INTO copilot_internal.tenants VALUES ('acme-corp', 'free')").await;
+    assert_eq!(host.reserve(llm("2.00")).await.expect_status(403).word("/code"), "request_too_large");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_quota_everything_may_be_reserved() {
+    let host = Host::start().await;
+    let answer = host.reserve(llm("1000000")).await.expect_status(201);
+    assert_eq!(answer.at("/quotaDetails"), Value::Null);
+    let id = answer.word("/reservationId");
+    host.settle(&id, "5").await.expect_status(200);
+    assert_eq!(host.settle(&id, "5").await.expect_status(200).at("/duplicate"), json!(true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nothing_is_enforced_a_denied_reservation_is_made_and_says_so() {
+    let enforcement = tollgate::gate::Enforcement { e2b: true, others: false };
+    let host = Setup { enforcement, ..Setup::default() }.start().await;
+    host.database.quota("tenant acme-corp llm day", "1.00", "0").await;
+    let answer = host.reserve(llm("2.00")).await.expect_status(201);
+    assert_eq!((answer.at("/enforced"), answer.word("/denial/error")), (json!(false), "quota_exceeded".into()));
+    host.settle(&answer.word("/reservationId"), "2.00").await.expect_status(200);
+    assert_eq!(host.books().await, "tenant day 2.00 + 0.00");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_nobody_touches_roll_over_too() {
+    let host = host().await;
+    host.reserved("4.00").await;
+    host.at("2026-01-05T00:00:00Z");
+    let store = tollgate::store::Store::connect(host.database.options()).await.expect("the test's database");
+    tollgate::worker::roll_over(&store, &host.clock).await.expect("a database that answers");
+    assert_eq!(host.books().await, "tenant day 0.00 + 0.00");
+    let closed =
+        "SELECT spend_usd::numeric(20,2) || ' + ' || held_usd::numeric(20,2) FROM copilot_internal.cost_quota_periods";
+    assert_eq!(host.database.value(closed).await, "0.00 + 4.00");
+    store.close().await;
+}
