@@ -18,7 +18,7 @@ CREATE TABLE IF NOT EXISTS copilot_internal.cost_quotas (
 );
 
 -- Views over the table would forbid a change of its columns' types: they are set aside with their owners
--- and rights, and come back as they were.
+-- rights, options and comments, and come back as they were.
 CREATE TEMPORARY TABLE views_set_aside ON COMMIT DROP AS
 WITH RECURSIVE dependent (view, depth) AS (
     SELECT r.ev_class, 1
@@ -31,9 +31,10 @@ WITH RECURSIVE dependent (view, depth) AS (
     JOIN pg_rewrite r ON r.oid = d.objid AND r.ev_class <> dependent.view
 )
 SELECT c.oid::regclass::text AS name, c.relkind, pg_get_viewdef(c.oid) AS definition,
-       pg_get_userbyid(c.relowner) AS owner, c.relacl, max(dependent.depth) AS depth
+       pg_get_userbyid(c.relowner) AS owner, c.relacl, c.reloptions, obj_description(c.oid, 'pg_class') AS comment,
+       max(dependent.depth) AS depth
 FROM dependent JOIN pg_class c ON c.oid = dependent.view
-GROUP BY c.oid, c.relkind, c.relowner, c.relacl;
+GROUP BY c.oid, c.relkind, c.relowner, c.relacl, c.reloptions;
 
 DO $$
 DECLARE
@@ -176,7 +177,9 @@ DECLARE
     granted record;
 BEGIN
     FOR aside IN SELECT * FROM views_set_aside ORDER BY depth LOOP
-        EXECUTE format('CREATE VIEW %s AS %s', aside.name, aside.definition);
+        EXECUTE format('CREATE VIEW %s %s AS %s', aside.name,
+            'WITH (' || array_to_string(aside.reloptions, ', ') || ')', aside.definition);
+        EXECUTE format('COMMENT ON VIEW %s IS %L', aside.name, aside.comment);
         FOR granted IN SELECT * FROM aclexplode(aside.relacl) LOOP
             EXECUTE format('GRANT %s ON %s TO %s', granted.privilege_type, aside.name,
                 CASE granted.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(granted.grantee)) END);

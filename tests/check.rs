@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{Host, llm};
+use crate::harness::{Answer, Host, llm};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_quota_everything_is_allowed_and_quota_details_are_null() {
@@ -110,10 +110,11 @@ async fn many_checks_at_once_are_answered_each_on_its_own_quotas() {
         let request = host.request("POST", "/v1/check");
         let body =
             json!({ "tenantId": tenant, "userId": format!("u-{n}"), "resourceType": "llm", "estimatedCostUsd": 2 });
-        tokio::spawn(async move { (tenant, request.json(&body).send().await.expect("an answer").status().as_u16()) })
+        let request = request.json(&body);
+        tokio::spawn(async move { (tenant, Answer::of(request).await) })
     });
     for check in checks.collect::<Vec<_>>() {
-        let (tenant, status) = check.await.expect("no panic");
-        assert_eq!(status, if tenant == "poor" { 429 } else { 200 });
+        let (tenant, answer) = check.await.expect("no panic");
+        answer.expect_status(if tenant == "poor" { 429 } else { 200 });
     }
 }

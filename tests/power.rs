@@ -1,1 +1,113 @@
-//! To come.
+//! The embedded store: ends with its gate, survives `kill -9`, and is found again.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::harness::{Binary, Scratch, guests, llm, llm_cost, tollgate};
+
+/// A data directory of a test's own, and where its cluster lies.
+struct Data {
+    folder: Scratch,
+    cluster: PathBuf,
+}
+
+impl Drop for Data {
+    fn drop(&mut self) {
+        // Where the server's user cannot enter the folder, the cluster is somewhere else.
+        if !self.cluster.starts_with(self.folder.path())
+            && let Some(elsewhere) = self.cluster.parent().filter(|parent| parent.starts_with("/var/lib/tollgate"))
+        {
+            let _ = fs::remove_dir_all(elsewhere);
+        }
+    }
+}
+
+fn serve(folder: &Scratch) -> Binary {
+    let (data, policies) = (folder.join("data"), guests::SHIPPED.to_str().expect("a text"));
+    let data = data.to_str().expect("a text");
+    Binary::start(&["serve", "--listen", "127.0.0.1:0", "--data-dir", data, "--policies", policies], &[])
+}
+
+/// Where the gate said that its store is, and whether it is new.
+fn store(gate: &Binary) -> (PathBuf, String) {
+    let line = gate.said.lines().find_map(|line| line.trim().strip_prefix("store ")).unwrap_or_default();
+    let place = line.split_once(" in ").and_then(|(_, place)| place.trim_end_matches(')').split_once(" ("));
+    let (cluster, age) = place.unwrap_or_else(|| panic!("{}", gate.said));
+    (cluster.into(), age.to_owned())
+}
+
+/// Processes of PostgreSQL that work on a cluster.
+fn servers(cluster: &Path) -> Vec<String> {
+    let processes = fs::read_dir("/proc").expect("the processes").flatten();
+    let lines = processes.filter_map(|process| fs::read_to_string(process.path().join("cmdline")).ok());
+    lines.filter(|line| line.contains(&format!("{}\0", cluster.display())) && line.contains("postgres")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_gate_has_answered_is_there_after_the_next_start() {
+    let folder = Scratch::new();
+    let gate = serve(&folder);
+    let (cluster, age) = store(&gate);
+    let data = Data { folder, cluster };
+    assert_eq!(age, "new");
+    assert_eq!(servers(&data.cluster).len(), 1);
+    gate.send("PUT", "/v1/quotas/tenant/acme-corp/llm/lifetime", json!({ "limitUsd": 50 })).await.expect_status(201);
+    gate.send("POST", "/v1/costs", llm_cost("c-1", "48.50")).await.expect_status(200);
+    gate.kill();
+
+    let gate = serve(&data.folder);
+    assert_eq!(store(&gate), (data.cluster.clone(), "found".to_owned()));
+    let denied = gate.send("POST", "/v1/check", llm("2.00")).await.expect_status(429);
+    assert!(denied.text.contains(r#""currentSpendUsd":48.50,"#), "{}", denied.text);
+    let again = gate.send("POST", "/v1/costs", llm_cost("c-1", "48.50")).await.expect_status(200);
+    assert_eq!(again.at("/duplicate"), true);
+
+    // A command beside the gate uses the gate's own store.
+    let directory = data.folder.join("data");
+    let listed = tollgate(&["quota", "list", "--json", "--data-dir", directory.to_str().expect("a text")], &[]);
+    assert!(String::from_utf8_lossy(&listed.stdout).contains(r#""currentSpendUsd": 48.50,"#), "{listed:?}");
+
+    // Ctrl-C ends both.
+    let finished = gate.interrupt();
+    assert_eq!(finished.code, Some(0), "{}", finished.said);
+    assert_eq!(servers(&data.cluster), [""; 0]);
+    assert!(!data.cluster.join("postmaster.pid").exists());
+
+    // And a command without a gate starts the store for itself.
+    let listed = tollgate(&["quota", "list", "--json", "--data-dir", directory.to_str().expect("a text")], &[]);
+    assert!(String::from_utf8_lossy(&listed.stdout).contains(r#""currentSpendUsd": 48.50,"#), "{listed:?}");
+    assert_eq!(servers(&data.cluster), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dev_builds_the_policies_serves_and_says_what_to_try_next() {
+    let folder = Scratch::new();
+    let sources = guests::repository().join("policies");
+    let (data, sources) = (folder.join("data"), sources.to_str().expect("a text"));
+    // Cargo needs to know whose it is.
+    let names = ["HOME", "CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN"];
+    let values: Vec<_> = names.into_iter().filter_map(|name| Some((name, std::env::var(name).ok()?))).collect();
+    let environment: Vec<_> = values.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let arguments =
+        ["dev", "--listen", "127.0.0.1:0", "--data-dir", data.to_str().expect("a text"), "--sources", sources];
+    let gate = Binary::start(&arguments, &environment);
+    let (cluster, _) = store(&gate);
+    let data = Data { folder, cluster };
+    assert!(gate.said.contains("  policies  enterprise, free, pro, standard in "), "{}", gate.said);
+    // What it tells to try.
+    gate.send("PUT", "/v1/quotas/tenant/acme-corp/llm/day", json!({ "limitUsd": 1 })).await.expect_status(201);
+    gate.send("POST", "/v1/check", llm("2")).await.expect_status(429);
+    let finished = gate.interrupt();
+    assert_eq!(finished.code, Some(0), "{}", finished.said);
+    for fragment in [
+        "Try a denial, in another terminal:",
+        "curl -X PUT http://127.0.0.1:",
+        "/v1/check -H 'content-type: application/json'",
+        "Stopped.",
+    ] {
+        assert!(finished.said.contains(fragment), "{}", finished.said);
+    }
+    assert_eq!(servers(&data.cluster), [""; 0]);
+}

@@ -139,6 +139,16 @@ async fn the_same_request_id_gives_the_first_admission_again_and_another_body_is
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_first_admission_is_given_again_even_where_its_own_hold_fills_the_quota() {
+    let host = host().await;
+    let request = |usd: &str| with(llm(usd), json!({ "requestId": "r-1" }));
+    let first = host.reserve(request("10.00")).await.expect_status(201);
+    let again = host.reserve(request("10.00")).await.expect_status(201);
+    assert_eq!(again.at("/reservationId"), first.at("/reservationId"));
+    host.reserve(request("9.00")).await.expect_status(409);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_denial_is_not_remembered_under_its_request_id() {
     let host = host().await;
     let request = with(llm("11.00"), json!({ "requestId": "r-1" }));

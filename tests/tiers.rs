@@ -45,7 +45,7 @@ async fn pro_gives_high_priority_grace_but_never_beyond_the_hard_limit() {
 async fn free_requests_end_at_the_hard_limit() {
     let folder = guests::own_folder();
     fs::copy(guests::SHIPPED.join("free.wasm"), folder.join("free.wasm")).expect("a built policy");
-    folder.write("free.toml", "[settings]\nfree_requests = 3\n");
+    folder.write("free.toml", "timeout_ms = 1000\n[settings]\nfree_requests = 3\n");
     let host = Setup { policies: guests::open(folder.path().to_owned()), ..Setup::default() }.start().await;
     host.tenant("acme-corp", Some("free"), None).await;
     host.database.quota("tenant acme-corp llm day", "0.10", "0.10").await;

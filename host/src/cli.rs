@@ -29,6 +29,8 @@ pub enum Command {
     Serve(ServeArgs),
     /// Bring the database to this version, taking over the tables of the replaced system.
     Migrate(StoreArgs),
+    /// Measure the gate on this machine, beside a bare web server and a bare database.
+    Bench(BenchArgs),
     /// List, set and delete quotas.
     #[command(subcommand)]
     Quota(QuotaCommand),
@@ -63,6 +65,26 @@ pub struct StoreArgs {
     /// Configuration to read instead of ./tollgate.toml
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+/// What `bench` measures; it uses an embedded store of its own.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Seconds for each line of the table.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub seconds: u64,
+    /// Only the lines whose name contains this.
+    #[arg(long, value_name = "TEXT")]
+    pub only: Option<String>,
+    /// The figures as JSON, after the table.
+    #[arg(long)]
+    pub json: bool,
+    /// The policy folder [default: policies in the data directory]
+    #[arg(long, value_name = "DIR")]
+    pub policies: Option<String>,
+    /// Where the configuration is.
+    #[command(flatten)]
+    pub store: StoreArgs,
 }
 
 /// Quotas, on the store directly.

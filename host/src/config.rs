@@ -63,6 +63,8 @@ impl fmt::Display for Listen {
 pub struct Config {
     /// Where it listens.
     pub listen: Listen,
+    /// Who said so, for an error.
+    listen_origin: String,
     /// The policy folder.
     pub policies: PathBuf,
     /// The embedded store's and our own files.
@@ -127,6 +129,22 @@ impl Config {
         Self::from_parts(named, &environment, flags, Surroundings::of_this_process())
     }
 
+    /// That the gate may listen where it is told to.
+    ///
+    /// # Errors
+    /// The address is one that others reach, and there are no tokens.
+    pub fn check_listen(&self) -> Result<(), ConfigError> {
+        if self.access.transport != Transport::Network || !self.access.app.is_empty() {
+            return Ok(());
+        }
+        let address = self.listen.to_string();
+        let fault = format!(
+            "listen: {} is no loopback address, and without tokens anybody there could spend; set {APP_TOKEN} or {APP_TOKEN}_FILE",
+            address.trim_start_matches("http://")
+        );
+        Err(ConfigError::new(&self.listen_origin, fault))
+    }
+
     fn from_parts(
         named: Option<&Path>,
         environment: &BTreeMap<String, String>,
@@ -165,13 +183,6 @@ impl Config {
                 Listen::Tcp(_) => Transport::Network,
             },
         };
-        if access.transport == Transport::Network && access.app.is_empty() {
-            let problem = format!(
-                "{} is no loopback address, and without tokens anybody there could spend; set {APP_TOKEN} or {APP_TOKEN}_FILE",
-                value("listen")
-            );
-            return Err(fault("listen", problem));
-        }
         let data_dir = PathBuf::from(value("data_dir"));
         Ok(Self {
             policies: values
@@ -179,9 +190,10 @@ impl Config {
                 .map_or_else(|| data_dir.join("policies"), |value| value.text.clone().into()),
             data_dir,
             log_level: value("log_level").to_owned(),
-            database_url: values.get("database_url").map(|value| value.text.clone()),
+            database_url: values.get("database_url").map(|value| value.text.clone()).filter(|url| !url.is_empty()),
             enforcement: Enforcement { e2b: flag("enforce_e2b_quotas")?, others: flag("enforce_cost_quotas")? },
             listen,
+            listen_origin: values.get("listen").map(|value| value.origin.clone()).unwrap_or_default(),
             access,
             surroundings,
         })
@@ -323,8 +335,9 @@ mod tests {
     #[test]
     fn an_address_that_others_reach_needs_tokens() {
         let everywhere = [("listen", Some("0.0.0.0:8080".to_owned()))];
-        assert!(load(&[], &everywhere).err().is_some_and(|error| error.contains("TOLLGATE_APP_TOKEN")));
-        assert!(load(&[("TOLLGATE_APP_TOKEN", "secret")], &everywhere).is_ok());
+        let check = |environment| load(environment, &everywhere)?.check_listen().map_err(|error| error.to_string());
+        assert!(check(&[]).is_err_and(|error| error.contains("TOLLGATE_APP_TOKEN")));
+        assert_eq!(check(&[("TOLLGATE_APP_TOKEN", "secret")]), Ok(()));
     }
 
     #[test]

@@ -51,7 +51,7 @@ macro_rules! name {
 }
 
 name!(
-    /// Who is charged: 1 to 128 characters, no control characters, no slash at which a user's scope id splits ambiguously.
+    /// Who is charged: 1 to 128 characters, no control characters.
     TenantId, is_id);
 name!(
     /// A tenant's user, without the tenant's name: as a tenant, and no slash.
@@ -67,6 +67,10 @@ name!(
     Tier, is_word);
 
 fn is_id(text: &str) -> Result<(), String> {
+    // A scope id of its own: everybody.
+    if text == "*" {
+        return Err("a name; \"*\" is the scope id of the scope global".to_owned());
+    }
     let length = text.chars().count();
     if (1..=LONGEST_ID).contains(&length) && !text.chars().any(char::is_control) {
         return Ok(());

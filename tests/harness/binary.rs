@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::{Answer, Scratch};
 
 /// After so long something has gone wrong for good.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn command(home: &Scratch, arguments: &[&str], environment: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
@@ -31,17 +31,21 @@ pub fn tollgate(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
 pub struct Binary {
     child: Child,
     pub url: String,
+    /// What it said on stderr before it listened.
+    pub said: String,
     client: reqwest::Client,
     stdout: JoinHandle<String>,
-    stderr: JoinHandle<()>,
+    stderr: JoinHandle<String>,
     _home: Scratch,
 }
 
 /// A gate that has ended by itself.
 pub struct Finished {
     pub code: Option<i32>,
-    /// Its log, a line each.
-    pub log: Vec<Value>,
+    /// Its log, a line each, as it was written.
+    pub log: Vec<String>,
+    /// What it said on stderr.
+    pub said: String,
 }
 
 impl Binary {
@@ -62,26 +66,30 @@ impl Binary {
             let mut text = String::new();
             for line in stderr.lines().map_while(Result::ok) {
                 if let Some(url) = line.trim().strip_prefix("gate ") {
-                    let _ = tell.send(Ok(url.trim().to_owned()));
+                    let _ = tell.send((Some(url.trim().to_owned()), text.clone()));
                 }
                 text.push_str(&line);
                 text.push('\n');
             }
             // It has ended; whoever still waits for it should know why.
-            let _ = tell.send(Err(text));
+            let _ = tell.send((None, text.clone()));
+            text
         });
-        let url = match told.recv_timeout(PATIENCE) {
-            Ok(Ok(url)) => url,
-            Ok(Err(text)) => panic!("the gate did not start: {text}"),
-            Err(_) => panic!("the gate does not say that it listens"),
-        };
+        let (url, said) = told.recv_timeout(PATIENCE).expect("a gate that starts or says why not");
+        let url = url.unwrap_or_else(|| panic!("the gate did not start: {said}"));
         let client = reqwest::Client::builder().no_proxy().build().expect("a client");
-        Self { child, url, client, stdout, stderr, _home: home }
+        Self { child, url, said, client, stdout, stderr, _home: home }
     }
 
     pub async fn send(&self, method: &str, path: &str, body: Value) -> Answer {
         let method = method.parse().expect("a method");
         Answer::of(self.client.request(method, format!("{}{path}", self.url)).json(&body)).await
+    }
+
+    /// With a token.
+    pub async fn send_as(&self, token: &str, method: &str, path: &str, body: Value) -> Answer {
+        let method = method.parse().expect("a method");
+        Answer::of(self.client.request(method, format!("{}{path}", self.url)).bearer_auth(token).json(&body)).await
     }
 
     /// The process's id.
@@ -93,10 +101,13 @@ impl Binary {
     pub fn interrupt(mut self) -> Finished {
         kill(Pid::from_raw(self.id()), Signal::SIGINT).expect("a running gate");
         let code = self.child.wait().expect("its end").code();
-        self.stderr.join().expect("its stderr");
-        let log = self.stdout.join().expect("its stdout");
-        let log = log.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON line: {line}")));
-        Finished { code, log: log.collect() }
+        let said = self.stderr.join().expect("its stderr");
+        let log: Vec<String> = self.stdout.join().expect("its stdout").lines().map(str::to_owned).collect();
+        for line in &log {
+            let parsed: Result<Value, _> = serde_json::from_str(line);
+            assert!(parsed.is_ok_and(|line| line.is_object()), "no JSON line: {line}");
+        }
+        Finished { code, log, said }
     }
 
     /// `kill -9`.

@@ -21,8 +21,17 @@ fn built(sources: &str, out: &str) -> PathBuf {
     out
 }
 
+/// The deadline is wall time, and the machine of the tests may be busy with others.
+pub const PATIENT: &str = "timeout_ms = 1000\n";
+
 /// `standard`, `free`, `pro`, `enterprise`.
-pub static SHIPPED: LazyLock<PathBuf> = LazyLock::new(|| built("policies", "shipped"));
+pub static SHIPPED: LazyLock<PathBuf> = LazyLock::new(|| {
+    let folder = built("policies", "shipped");
+    for policy in ["standard", "free", "pro", "enterprise"] {
+        std::fs::write(folder.join(format!("{policy}.toml")), PATIENT).expect("a file");
+    }
+    folder
+});
 
 /// `every-second-user`, `hostile`.
 pub static OF_THE_TESTS: LazyLock<PathBuf> = LazyLock::new(|| built("tests/fixtures/policies", "of-the-tests"));
@@ -36,7 +45,7 @@ pub fn shipped() -> Arc<Folder> {
 /// A folder with the standard policy, for a test that changes it.
 pub fn own_folder() -> Scratch {
     let folder = Scratch::new();
-    for file in ["standard.wasm", "standard.fixtures.toml"] {
+    for file in ["standard.wasm", "standard.toml", "standard.fixtures.toml"] {
         std::fs::copy(SHIPPED.join(file), folder.join(file)).expect("a built policy");
     }
     folder

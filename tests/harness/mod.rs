@@ -21,8 +21,8 @@ use tollgate::server::{self, Listener};
 use tollgate::store::Store;
 
 pub use self::answer::Answer;
-pub use self::binary::{Binary, Finished, tollgate};
-pub use self::cluster::{Database, Row};
+pub use self::binary::{Binary, tollgate};
+pub use self::cluster::Database;
 pub use self::scratch::Scratch;
 
 /// Where every clock stands at first: a Sunday at noon.

@@ -28,14 +28,6 @@ impl Scratch {
     pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
         fs::write(self.join(name), content).expect("a file");
     }
-
-    /// Copies every file of a folder into it.
-    pub fn copy_all(&self, from: &Path) {
-        for entry in fs::read_dir(from).expect("a folder") {
-            let file = entry.expect("an entry").path();
-            fs::copy(&file, self.0.join(file.file_name().expect("a name"))).expect("a copy");
-        }
-    }
 }
 
 impl Drop for Scratch {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
@@ -20,7 +20,7 @@ use super::auth::AdminCaller;
 use super::details::{Instant, Percent};
 use super::error::ApiError;
 use super::gate::read;
-use super::input::{self, Fields};
+use super::input::{self, Fields, Part};
 use crate::money::Money;
 use crate::period::Period;
 use crate::policy::Generation;
@@ -111,7 +111,7 @@ pub async fn quotas(
 pub async fn put_quota(
     _: AdminCaller,
     State(app): State<Arc<App>>,
-    Path(path): Path<(String, String, String, String)>,
+    Part(path): Part<(String, String, String, String)>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
     let key = quota_key(path)?;
@@ -140,7 +140,7 @@ pub async fn put_quota(
 pub async fn delete_quota(
     _: AdminCaller,
     State(app): State<Arc<App>>,
-    Path(path): Path<(String, String, String, String)>,
+    Part(path): Part<(String, String, String, String)>,
 ) -> Result<Response, ApiError> {
     if app.store.delete_quota(&quota_key(path)?).await? {
         return Ok(StatusCode::NO_CONTENT.into_response());
@@ -176,7 +176,7 @@ pub async fn tenants(_: AdminCaller, State(app): State<Arc<App>>) -> Result<Resp
 }
 
 /// `GET /v1/tenants/{tenantId}`
-pub async fn tenant(_: AdminCaller, State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, ApiError> {
+pub async fn tenant(_: AdminCaller, State(app): State<Arc<App>>, Part(id): Part<String>) -> Result<Response, ApiError> {
     let row = app.store.tenant(&tenant_id(&id)?).await?;
     let row =
         row.ok_or_else(|| ApiError::not_found("no such tenant; one without a row is served by the standard policy"))?;
@@ -187,7 +187,7 @@ pub async fn tenant(_: AdminCaller, State(app): State<Arc<App>>, Path(id): Path<
 pub async fn put_tenant(
     _: AdminCaller,
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    Part(id): Part<String>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
     let tenant = tenant_id(&id)?;
@@ -206,7 +206,7 @@ pub async fn put_tenant(
 pub async fn delete_tenant(
     _: AdminCaller,
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    Part(id): Part<String>,
 ) -> Result<Response, ApiError> {
     if app.store.delete_tenant(&tenant_id(&id)?).await? {
         return Ok(StatusCode::NO_CONTENT.into_response());
@@ -312,7 +312,7 @@ pub async fn decisions(
 pub async fn decision(
     _: AdminCaller,
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    Part(id): Part<String>,
 ) -> Result<Response, ApiError> {
     let id: Uuid = id.parse().map_err(|_| ApiError::invalid("id", format!("a decision's id (a UUID), got {id:?}")))?;
     app.gate.flush().await;

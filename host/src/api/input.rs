@@ -2,9 +2,11 @@
 
 use std::fmt;
 
+use axum::extract::{FromRequestParts, Path};
+use axum::http::request::Parts;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::error::ApiError;
@@ -191,6 +193,10 @@ impl<'a> Fields<'a> {
         let mut pairs = entries
             .into_iter()
             .map(|(key, value)| match serde_json::from_str::<String>(value.get()) {
+                // PostgreSQL has no text with a NUL in it.
+                Ok(text) if key.contains('\0') || text.contains('\0') => {
+                    Err(ApiError::invalid(name, "no NUL characters"))
+                }
                 Ok(text) => Ok((key, text)),
                 Err(_) => {
                     Err(ApiError::invalid(&format!("{name}.{key}"), format!("a text, got {}", kind(value.get()))))
@@ -237,6 +243,18 @@ impl<'a> Fields<'a> {
                 Err(ApiError::invalid(name, format!("unknown field{hint}")))
             }
         }
+    }
+}
+
+/// The variable parts of a path, percent-decoded.
+pub struct Part<T>(pub T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Part<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let path = Path::from_request_parts(parts, state).await;
+        path.map(|Path(path)| Self(path)).map_err(|rejection| ApiError::invalid("path", rejection.body_text()))
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod admin;
 pub mod auth;
+pub mod bare;
 mod denial;
 mod details;
 mod error;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -18,7 +18,7 @@ use super::denial::{self, Shape};
 use super::details::Instant;
 use super::error::ApiError;
 use super::gate::{self, DecisionBody, QuotaBody, RecordedBody};
-use super::input::{self, Fields};
+use super::input::{self, Fields, Part};
 use crate::decision::{Outcome, PolicyRef};
 use crate::gate::Reserved;
 use crate::money::Money;
@@ -70,7 +70,7 @@ pub async fn reserve(
 pub async fn read(
     caller: AppCaller,
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    Part(id): Part<String>,
     Query(query): Query<Vec<(String, String)>>,
 ) -> Result<Response, ApiError> {
     let [tenant] = input::query(query, ["tenantId"])?;
@@ -85,7 +85,7 @@ pub async fn read(
 pub async fn settle(
     caller: AppCaller,
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    Part(id): Part<String>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
     let id = parse_id(&id)?;
@@ -117,7 +117,7 @@ pub async fn settle(
 pub async fn release(
     caller: AppCaller,
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    Part(id): Part<String>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
     let id = parse_id(&id)?;
@@ -137,7 +137,7 @@ pub async fn release(
 pub async fn extend(
     caller: AppCaller,
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    Part(id): Part<String>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
     let (id, now) = (parse_id(&id)?, app.clock.now());

@@ -86,7 +86,9 @@ fn test_one(engine: &Engine, component: &Path) -> Result<Vec<(String, Vec<String
     let fixtures = Fixtures::parse(&fixtures).map_err(|error| fault(&fixtures_path, error))?;
     let bytes = fs::read(component).map_err(|error| fault(component, error.to_string()))?;
     let policy = engine.compile(&bytes, manifest.limits()?).map_err(|error| fault(component, error.to_string()))?;
-    let settings = manifest.resolve(&policy.describe()?).map_err(|error| fault(&manifest_path, error.to_string()))?;
+    let description = policy.describe()?;
+    let settings = manifest.resolve(&description).map_err(|error| fault(&manifest_path, error.to_string()))?;
     policy.validate_settings(&settings).map_err(|error| fault(&manifest_path, error.to_string()))?;
+    let settings = Manifest::for_fixtures(&description, &settings);
     Ok(fixtures.run(&policy, &settings).into_iter().map(|case| (case.name, case.differences)).collect())
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use chrono::TimeDelta;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, external, shown, start_embedded};
@@ -47,7 +48,9 @@ fn load(args: ServeArgs) -> Result<Config, Failure> {
         ("log_level", args.log_level),
         ("data_dir", args.store.data_dir),
     ];
-    Ok(Config::load(args.store.config.as_deref(), &flags)?)
+    let config = Config::load(args.store.config.as_deref(), &flags)?;
+    config.check_listen()?;
+    Ok(config)
 }
 
 async fn run(config: Config, is_dev: bool) -> Result<(), Failure> {
@@ -89,6 +92,11 @@ async fn run_on(
     if let Some(embedded) = embedded {
         let age = if embedded.created() { "new" } else { "found" };
         eprintln!("  store     PostgreSQL {} in {} ({age})", embedded.version(), shown(embedded.cluster_dir()));
+    }
+    let difference = store.clock_difference(clock.now()).await?;
+    if difference.abs() > TimeDelta::seconds(1) {
+        let ahead = difference.num_milliseconds();
+        tracing::warn!(databaseAheadMs = ahead, "The database's clock differs from this host's by more than a second");
     }
     let policies = open_policies(config, &clock).await?;
     let bind = |error| {

@@ -15,11 +15,17 @@ pub(super) fn asked(request: &Request) {
             debug!(
                 tenantId = tenant,
                 estimatedCostUsd = amount(request.estimate),
+                decisionId = %request.id,
                 "Checking E2B quota before sandbox creation"
             );
         }
         ResourceType::LLM => {
-            debug!(tenantId = tenant, estimatedCostUsd = amount(request.estimate), "Checking LLM quota before request");
+            debug!(
+                tenantId = tenant,
+                estimatedCostUsd = amount(request.estimate),
+                decisionId = %request.id,
+                "Checking LLM quota before request"
+            );
         }
         _ => {}
     }

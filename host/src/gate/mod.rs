@@ -69,7 +69,7 @@ impl Enforcement {
 }
 
 /// Why there is no decision.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum GateError {
     /// The queue is full.
     #[error("more requests than the gate can answer in time")]
@@ -274,7 +274,9 @@ fn decide(world: &World, generation: &Generation, facts: Facts) -> Result<Decisi
     let allow = || Verdict::Allow { at_most: None, annotations: vec![annotation.clone()] };
     match policy.on_error() {
         OnError::Standard if let Ok(verdict) = generation.standard().decide(&facts) => {
-            Ok(Decision::new(facts, generation.standard().reference().clone(), verdict, enforced))
+            let mut decision = Decision::new(facts, generation.standard().reference().clone(), verdict, enforced);
+            decision.annotations.push(annotation);
+            Ok(decision)
         }
         OnError::Standard | OnError::Deny if enforced => {
             let undecided = Decision::new(facts, policy.reference().clone(), allow(), enforced);
@@ -282,10 +284,18 @@ fn decide(world: &World, generation: &Generation, facts: Facts) -> Result<Decisi
             let decision_id = undecided.facts.request.id;
             Err(Box::new((GateError::Policy { policy: policy.reference().clone(), error, decision_id }, row)))
         }
-        // Where nothing is enforced, a broken policy stops nobody either.
-        OnError::Allow | OnError::Standard | OnError::Deny => {
-            Ok(Decision::new(facts, policy.reference().clone(), allow(), enforced))
+        // Where nothing is enforced, a broken policy stops nobody either; the answer says that it would have.
+        OnError::Standard | OnError::Deny => {
+            let deny = Verdict::Deny {
+                code: "policy_failed".to_owned(),
+                reason: error.to_string(),
+                quota: None,
+                retry_after_s: None,
+                annotations: vec![annotation],
+            };
+            Ok(Decision::new(facts, policy.reference().clone(), deny, enforced))
         }
+        OnError::Allow => Ok(Decision::new(facts, policy.reference().clone(), allow(), enforced)),
     }
 }
 

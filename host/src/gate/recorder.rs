@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::store::Store;
 use crate::store::decisions::DecisionRow;
+use crate::store::{Store, StoreError};
 
 const QUEUE: usize = 8_192;
 const LARGEST_BATCH: usize = 512;
@@ -66,6 +66,17 @@ impl Recorder {
     }
 }
 
+async fn insert(store: &Store, rows: &[DecisionRow]) -> Result<(), StoreError> {
+    let mut inserted = store.insert_decisions(rows).await;
+    for _ in 1..ATTEMPTS {
+        if inserted.is_ok() {
+            break;
+        }
+        inserted = store.insert_decisions(rows).await;
+    }
+    inserted
+}
+
 async fn write(store: Store, mut arrivals: mpsc::Receiver<Job>) {
     let mut jobs = Vec::with_capacity(LARGEST_BATCH);
     while arrivals.recv_many(&mut jobs, LARGEST_BATCH).await > 0 {
@@ -76,15 +87,15 @@ async fn write(store: Store, mut arrivals: mpsc::Receiver<Job>) {
                 Job::Flush(done) => flushed.push(done),
             }
         }
-        let mut attempt = 1;
-        while !rows.is_empty()
-            && let Err(error) = store.insert_decisions(&rows).await
+        if !rows.is_empty()
+            && let Err(error) = insert(&store, &rows).await
         {
-            if attempt == ATTEMPTS {
-                tracing::error!(lost = rows.len(), reason = %error, "Decisions not stored");
-                break;
+            // One that the database does not take must not cost the others.
+            let mut lost = 0;
+            for row in &rows {
+                lost += u32::from(insert(&store, std::slice::from_ref(row)).await.is_err());
             }
-            attempt += 1;
+            tracing::error!(lost, reason = %error, "Decisions not stored");
         }
         for done in flushed {
             let _ = done.send(());

@@ -5,7 +5,8 @@
 //! 3. What is allowed is committed by one statement, if the rows are those that the policies saw. If they are not,
 //!    nothing was written, everything is read again and decided again.
 //! 4. What is denied on rows that were not read for this batch is read and decided again.
-//! 5. Where held money stands in the way, what has expired is given back before anybody is refused.
+//! 5. Whoever was admitted before under the same request id is told so again.
+//! 6. Where held money stands in the way, what has expired is given back before anybody is refused.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -100,18 +101,15 @@ pub(super) async fn reserve_batch(world: &World, state: &mut LaneState, jobs: Ve
             return left;
         }
         let round = Round { world, generation: &generation, state: &mut *state, fresh: &mut fresh };
-        let outcome = match round.run(std::mem::take(&mut pending)).await {
-            Ok(outcome) => outcome,
-            Err((jobs, error)) => {
-                let error = Arc::new(error);
-                for job in jobs {
-                    state.known.forget(&job.subject());
-                    job.fail(&error);
-                }
-                return left;
-            }
-        };
+        let outcome = round.run(std::mem::take(&mut pending)).await;
         left.extend(outcome.left);
+        if let Some((error, jobs)) = outcome.failed {
+            let error = Arc::new(error);
+            for job in jobs {
+                state.known.forget(&job.subject());
+                job.fail(&error);
+            }
+        }
         pending = outcome.again;
         pending.extend(refuse(world, state, &mut fresh, &mut gave_back, outcome.denied).await);
     }
@@ -128,7 +126,10 @@ struct Round<'a> {
     fresh: &'a mut HashSet<Subject>,
 }
 
+#[derive(Default)]
 struct Outcome {
+    /// The store did not answer, and whom that concerns.
+    failed: Option<(StoreError, Vec<ReserveJob>)>,
     /// Denied on rows that were read for this batch.
     denied: Vec<(ReserveJob, Decision)>,
     /// To be decided again.
@@ -137,7 +138,7 @@ struct Outcome {
 }
 
 impl Round<'_> {
-    async fn run(self, jobs: Vec<ReserveJob>) -> Result<Outcome, (Vec<ReserveJob>, StoreError)> {
+    async fn run(self, jobs: Vec<ReserveJob>) -> Outcome {
         let Self { world, generation, state, fresh } = self;
         let mut subjects: Vec<Subject> = Vec::new();
         for job in &jobs {
@@ -155,15 +156,17 @@ impl Round<'_> {
                     fresh.insert(subject);
                 }
             }
-            Err(error) => return Err((jobs, error)),
+            Err(error) => return Outcome { failed: Some((error, jobs)), ..Outcome::default() },
         }
         let plan = tokio::task::block_in_place(|| plan(world, generation, &state.known, jobs));
         for (job, undecided) in plan.failed {
-            let (error, row) = *undecided;
-            world.recorder.always(row).await;
-            let _ = job.reply.send(Err(error));
+            for job in answer_repeated(world, vec![job]).await {
+                let (error, row) = *undecided.clone();
+                world.recorder.always(row).await;
+                let _ = job.reply.send(Err(error));
+            }
         }
-        let mut outcome = Outcome { denied: Vec::new(), again: Vec::new(), left: plan.left };
+        let mut outcome = Outcome { left: plan.left, ..Outcome::default() };
         for (job, decision) in plan.denied {
             if fresh.contains(&job.subject()) {
                 outcome.denied.push((job, decision));
@@ -176,9 +179,10 @@ impl Round<'_> {
             if let Some(rows) = locked
                 && let Err(error) = rows.give_up().await
             {
-                return Err((outcome.again, error));
+                // Nothing was written; the connection is gone, and its locks with it.
+                tracing::warn!(reason = %error, "Locks not given back");
             }
-            return Ok(outcome);
+            return outcome;
         }
         let now = world.clock.now();
         let committed = match locked {
@@ -209,11 +213,11 @@ impl Round<'_> {
                 fresh.clear();
             }
             Err(error) => {
-                let jobs = plan.admitted.into_iter().map(|(job, _, _)| job).chain(outcome.again).collect();
-                return Err((jobs, error));
+                // It is not known whether it was committed: nobody is decided again under the same id.
+                outcome.failed = Some((error, plan.admitted.into_iter().map(|(job, _, _)| job).collect()));
             }
         }
-        Ok(outcome)
+        outcome
     }
 }
 
@@ -310,27 +314,40 @@ fn plan(world: &World, generation: &Generation, known: &Known, jobs: Vec<Reserve
     plan
 }
 
-/// Answers those whose request id was admitted before; the others are decided again.
+/// Answers those whose request id was admitted before; returns the others.
 async fn answer_repeated(world: &World, jobs: Vec<ReserveJob>) -> Vec<ReserveJob> {
-    let mut again = Vec::with_capacity(jobs.len());
+    let asked: Vec<(&TenantId, &str)> =
+        jobs.iter().filter_map(|job| Some((&job.request.tenant, job.request.request_id.as_deref()?))).collect();
+    if asked.is_empty() {
+        return jobs;
+    }
+    let made = match world.store.reservations_of(&asked).await {
+        Ok(made) => made,
+        Err(error) => {
+            let error = Arc::new(error);
+            for job in jobs {
+                job.fail(&error);
+            }
+            return Vec::new();
+        }
+    };
+    let key = |first: Reservation| Some(((first.tenant_id.clone(), first.request_id.clone()?), first));
+    let mut made: HashMap<_, _> = made.into_iter().filter_map(key).collect();
+    let mut others = Vec::with_capacity(jobs.len());
     for job in jobs {
-        let Some(request_id) = &job.request.request_id else {
-            again.push(job);
-            continue;
-        };
-        match world.store.reservation_of(&job.request.tenant, request_id).await {
-            Ok(None) => again.push(job),
-            Ok(Some(first)) if first.body == job.body => {
+        let (tenant, request_id) = job.idempotency();
+        match made.remove(&(tenant.to_string(), request_id)) {
+            None => others.push(job),
+            Some(first) if first.body == job.body => {
                 let _ = job.reply.send(Ok(Reserved::Repeated(Box::new(first))));
             }
-            Ok(Some(_)) => {
-                let conflict = StoreError::Conflict(format!("requestId {request_id:?} was used with another body"));
-                job.fail(&Arc::new(conflict));
+            Some(_) => {
+                let id = job.request.request_id.clone().unwrap_or_default();
+                job.fail(&Arc::new(StoreError::Conflict(format!("requestId {id:?} was used with another body"))));
             }
-            Err(error) => job.fail(&Arc::new(error)),
         }
     }
-    again
+    others
 }
 
 /// Answers denials. Where held money stands in the way, expired reservations are given back first, once per batch, and
@@ -342,7 +359,12 @@ async fn refuse(
     gave_back: &mut bool,
     denied: Vec<(ReserveJob, Decision)>,
 ) -> Vec<ReserveJob> {
-    let (jobs, mut decisions): (Vec<ReserveJob>, Vec<Decision>) = denied.into_iter().unzip();
+    let (jobs, decisions): (Vec<ReserveJob>, Vec<Decision>) = denied.into_iter().unzip();
+    // Whoever was admitted before is told so, even where his own hold now fills the quota.
+    let jobs = answer_repeated(world, jobs).await;
+    let open: HashSet<Uuid> = jobs.iter().map(|job| job.request.id).collect();
+    let mut decisions: Vec<Decision> =
+        decisions.into_iter().filter(|decision| open.contains(&decision.facts.request.id)).collect();
     match world.when_held_money_returns(&mut decisions, !*gave_back).await {
         Ok(false) => {}
         Ok(true) => {

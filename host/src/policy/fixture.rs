@@ -109,7 +109,7 @@ impl Fixtures {
         toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())
     }
 
-    /// Runs every case; `settings` are those that the policy serves with, which a case's own go over.
+    /// Runs every case under `settings`, which a case's own go over.
     pub fn run(&self, policy: &Compiled, settings: &[(String, String)]) -> Vec<CaseResult> {
         self.cases
             .iter()

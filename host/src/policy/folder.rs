@@ -69,7 +69,7 @@ impl Policy {
         let fixtures = Fixtures::parse(&files.fixtures)
             .map_err(|fault| PolicyError::Load(format!("{name}.fixtures.toml: {fault}")))?;
         let failed: Vec<String> = fixtures
-            .run(&compiled, &settings)
+            .run(&compiled, &Manifest::for_fixtures(&description, &settings))
             .into_iter()
             .filter(|case| !case.differences.is_empty())
             .map(|case| format!("{:?}: {}", case.name, case.differences.join(", ")))

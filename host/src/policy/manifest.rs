@@ -82,6 +82,16 @@ impl Manifest {
         Ok(Limits { timeout, memory_mib, max_size_mib })
     }
 
+    /// The settings that fixtures run under, where a case does not say: the defaults, whatever the operator has set. What
+    /// has no default is taken from `served`.
+    pub fn for_fixtures(description: &Description, served: &[(String, String)]) -> Vec<(String, String)> {
+        let default =
+            |spec: &super::bindings::SettingSpec| spec.default_value.clone().map(|value| (spec.name.clone(), value));
+        let defaults: Vec<(String, String)> = description.settings.iter().filter_map(default).collect();
+        let without_default = served.iter().filter(|(name, _)| !defaults.iter().any(|(other, _)| other == name));
+        without_default.cloned().chain(defaults.clone()).collect()
+    }
+
     /// Every setting that the policy knows, in its order: the operator's value or the default.
     ///
     /// # Errors

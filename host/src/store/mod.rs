@@ -3,6 +3,7 @@
 //! Amounts are `NUMERIC(20,9)` in the tables and nano-dollars here: they are multiplied on the way,
 //! never divided, and never pass a float. Instants are arguments: the database's clock decides nothing.
 
+pub mod bench;
 pub mod costs;
 pub mod decisions;
 pub mod embedded;
@@ -12,6 +13,7 @@ pub mod reservations;
 pub mod subjects;
 pub mod tenants;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection, PgPool};
@@ -86,6 +88,15 @@ impl Store {
             .connect_with(options)
             .await?;
         Ok(Self { pool })
+    }
+
+    /// How far the database's clock is ahead of `now`.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn clock_difference(&self, now: DateTime<Utc>) -> Result<TimeDelta, StoreError> {
+        let theirs: DateTime<Utc> = sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&self.pool).await?;
+        Ok(theirs - now)
     }
 
     /// Whether the database answers.

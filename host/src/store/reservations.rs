@@ -538,21 +538,22 @@ impl Store {
         Ok(row.as_ref().map(|row| reservation(row, 0)).transpose()?)
     }
 
-    /// The reservation that a request id made.
+    /// Those reservations that `request_ids` of tenants have made, in no order.
     ///
     /// # Errors
     /// The database does not answer.
-    pub async fn reservation_of(&self, tenant: &TenantId, request_id: &str) -> Result<Option<Reservation>, StoreError> {
-        let row = sqlx::query(concat!(
+    pub async fn reservations_of(&self, request_ids: &[(&TenantId, &str)]) -> Result<Vec<Reservation>, StoreError> {
+        let rows = sqlx::query(concat!(
             "SELECT ",
             reservation_columns!(),
-            " FROM copilot_internal.reservations r WHERE r.tenant_id = $1 AND r.request_id = $2"
+            " FROM unnest($1::text[], $2::text[]) AS asked (tenant_id, request_id)
+              JOIN copilot_internal.reservations r USING (tenant_id, request_id)"
         ))
-        .bind(tenant.as_str())
-        .bind(request_id)
-        .fetch_optional(&self.pool)
+        .bind(column(request_ids, |(tenant, _)| tenant.as_str()))
+        .bind(column(request_ids, |(_, request_id)| *request_id))
+        .fetch_all(&self.pool)
         .await?;
-        Ok(row.as_ref().map(|row| reservation(row, 0)).transpose()?)
+        Ok(rows.iter().map(|row| reservation(row, 0)).collect::<Result<_, _>>()?)
     }
 
     /// Prolongs a reservation that is held; it never lives longer than 24 hours. `None` where it is not held.

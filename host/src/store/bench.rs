@@ -1,0 +1,57 @@
+//! What `bench` needs of the store: tenants with quotas, and statements to compare with.
+
+use super::{Store, StoreError};
+
+/// Gives `hot`, `exhausted`, `t-0` … and, in a pool, `p-0` … three quotas each.
+///
+/// # Errors
+/// The database does not answer.
+pub async fn populate(store: &Store, many: usize, pooled: usize) -> Result<(), StoreError> {
+    let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    sqlx::query(
+        "INSERT INTO copilot_internal.cost_quotas (scope, scope_id, resource_type, period, limit_usd, current_spend_usd)
+         SELECT 'tenant', tenant, 'llm', period, CASE tenant WHEN 'exhausted' THEN 1 ELSE 1000000000 END,
+                CASE tenant WHEN 'exhausted' THEN 1 ELSE 0 END
+         FROM (SELECT 'hot' AS tenant UNION ALL SELECT 'exhausted'
+               UNION ALL SELECT 't-' || n FROM generate_series(0, $1 - 1) AS n
+               UNION ALL SELECT 'p-' || n FROM generate_series(0, $2 - 1) AS n) AS tenants,
+              unnest(ARRAY['day', 'week', 'month']) AS period
+         WHERE NOT (tenant LIKE 'p-%' AND period = 'month')
+         UNION ALL
+         SELECT 'pool', 'bench', 'llm', 'month', 1000000000, 0",
+    )
+    .bind(count(many))
+    .bind(count(pooled))
+    .execute(&store.pool)
+    .await?;
+    sqlx::query(
+        "INSERT INTO copilot_internal.tenants (tenant_id, pool)
+         SELECT 'p-' || n, 'bench' FROM generate_series(0, $1 - 1) AS n",
+    )
+    .bind(count(pooled))
+    .execute(&store.pool)
+    .await?;
+    sqlx::raw_sql(
+        "CREATE TABLE public.bench (id int PRIMARY KEY, n bigint); INSERT INTO public.bench VALUES (1, 0); ANALYZE",
+    )
+    .execute(&store.pool)
+    .await?;
+    Ok(())
+}
+
+/// The shortest round trip.
+///
+/// # Errors
+/// The database does not answer.
+pub async fn select_one(store: Store) -> Result<(), StoreError> {
+    store.ping().await
+}
+
+/// The shortest durable change.
+///
+/// # Errors
+/// The database does not answer.
+pub async fn update_one(store: Store) -> Result<(), StoreError> {
+    sqlx::query("UPDATE public.bench SET n = n + 1 WHERE id = 1").execute(&store.pool).await?;
+    Ok(())
+}
