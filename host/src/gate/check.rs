@@ -2,9 +2,8 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
 
-use super::{GUEST_TIME, GateError, Reply, Undecided, World, decide, facts};
+use super::{GateError, Guests, Reply, Undecided, World, facts};
 use crate::decision::{Decision, Facts, Request};
 use crate::policy::Generation;
 use crate::store::StoreError;
@@ -82,8 +81,10 @@ async fn decide_all(
             return Vec::new();
         }
     };
-    // Guests run here, up to their deadline: the runtime moves its other tasks elsewhere meanwhile.
-    let unanswered = tokio::task::block_in_place(|| run_guests(world, generation, jobs, &place_of, &standings, left));
+    let unanswered = {
+        let requests = jobs.len();
+        world.run_guests(requests, || run_guests(world, generation, jobs, &place_of, &standings, left))
+    };
     let mut held_back = Vec::new();
     for (job, answer) in unanswered {
         match answer {
@@ -111,10 +112,10 @@ fn run_guests(
     standings: &[Standing],
     left: &mut Vec<CheckJob>,
 ) -> Vec<(CheckJob, Result<Decision, Undecided>)> {
-    let started = Instant::now();
+    let mut guests = Guests::new(world, generation);
     let mut unanswered = Vec::new();
     for (job, &place) in jobs.into_iter().zip(place_of) {
-        if started.elapsed() > GUEST_TIME {
+        if guests.are_out_of_time() {
             left.push(job);
             continue;
         }
@@ -125,7 +126,7 @@ fn run_guests(
             pool: standing.pool.clone(),
             request: job.request.clone(),
         };
-        match decide(world, generation, facts) {
+        match guests.decide(facts) {
             Ok(decision) if decision.denial().is_none() => {
                 let second = decision.facts.request.at.timestamp();
                 let settings = generation.settings_of(&decision.policy);

@@ -9,7 +9,7 @@
 //!
 //! Whatever moves money joins the lane of the rows that it touches (its pool's, else its tenant's), and there a batch is
 //! 1. costs and endings, in one transaction each: what is spent is recorded, what is set aside comes back;
-//! 2. reservations: decided on what the lane knows, committed only if that still holds ([`reserve`]).
+//! 2. reservations: decided on what the lane knows, committed only if that still holds (`reserve`).
 
 mod check;
 mod facts;
@@ -22,8 +22,9 @@ mod reserve;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::oneshot;
@@ -37,7 +38,7 @@ use self::reserve::ReserveJob;
 use crate::clock::Clock;
 use crate::decision::{Decision, Facts, Outcome, PolicyRef, Request, Verdict};
 use crate::policy::manifest::OnError;
-use crate::policy::{Folder, Generation, PolicyError};
+use crate::policy::{Folder, Generation, Policy, PolicyError, Session};
 use crate::quota::{PoolId, ResourceType, TenantId};
 use crate::store::costs::{Cost, Recorded};
 use crate::store::decisions::DecisionRow;
@@ -52,6 +53,9 @@ const QUEUE: usize = 1_024;
 const LARGEST_BATCH: usize = 128;
 /// Guest time of one batch; the rest of it waits for the next one, so that slow policies stall nobody for long.
 const GUEST_TIME: Duration = Duration::from_millis(20);
+
+/// A guest that takes longer is slow.
+const SLOW_GUEST: Duration = Duration::from_micros(200);
 
 /// Which resource types are enforced.
 #[derive(Clone, Copy, Debug)]
@@ -105,6 +109,8 @@ struct World {
     enforcement: Enforcement,
     clock: Clock,
     pools: Pools,
+    /// The last batch's guests took their time.
+    guests_are_slow: AtomicBool,
 }
 
 /// Which pool a tenant was in when it was last read: tells the lane, nothing else.
@@ -140,7 +146,15 @@ impl Gate {
     /// Starts the lanes. Needs a tokio runtime with threads.
     pub fn start(store: Store, policies: Arc<Folder>, enforcement: Enforcement, clock: Clock) -> Arc<Self> {
         let recorder = Recorder::start(store.clone());
-        let world = Arc::new(World { store, policies, recorder, enforcement, clock, pools: Pools::default() });
+        let world = Arc::new(World {
+            store,
+            policies,
+            recorder,
+            enforcement,
+            clock,
+            pools: Pools::default(),
+            guests_are_slow: AtomicBool::new(false),
+        });
         let checks =
             |world: Arc<World>| Lane::start(QUEUE, LARGEST_BATCH, move |batch| check::batch(world.clone(), batch));
         let money = |world: Arc<World>| {
@@ -245,6 +259,17 @@ async fn send<Job: Send + 'static, T>(lane: &Lane<Job>, job: impl FnOnce(Reply<T
 }
 
 impl World {
+    /// Runs the guests of `requests` requests. Moving the runtime's other tasks away costs more than a quick guest takes,
+    /// so that is done only while guests are slow.
+    fn run_guests<T>(&self, requests: usize, run: impl FnOnce() -> T) -> T {
+        let started = Instant::now();
+        let answer =
+            if self.guests_are_slow.load(Ordering::Relaxed) { tokio::task::block_in_place(run) } else { run() };
+        let usual = SLOW_GUEST * u32::try_from(requests).unwrap_or(u32::MAX);
+        self.guests_are_slow.store(started.elapsed() > usual, Ordering::Relaxed);
+        answer
+    }
+
     /// Keeps a decision for its readers: those that refuse always, allowed checks up to a rate.
     async fn record(&self, generation: &Generation, decision: &Decision) {
         self.recorder.always(facts::row(decision, generation.settings_of(&decision.policy))).await;
@@ -254,11 +279,49 @@ impl World {
 /// No decision, and the row that tells of it.
 type Undecided = Box<(GateError, DecisionRow)>;
 
-/// Asks the tier's policy; what happens when it fails is the operator's choice.
-fn decide(world: &World, generation: &Generation, facts: Facts) -> Result<Decision, Undecided> {
+/// Runs the guests of one batch. Decisions of one tenant that follow each other share an instance, those of two never do.
+struct Guests<'a> {
+    world: &'a World,
+    generation: &'a Generation,
+    session: Option<(TenantId, Session<'a>)>,
+    started: Instant,
+}
+
+impl<'a> Guests<'a> {
+    fn new(world: &'a World, generation: &'a Generation) -> Self {
+        Self { world, generation, session: None, started: Instant::now() }
+    }
+
+    /// The batch has had its time: the rest waits for the next one, so that slow policies stall nobody for long.
+    fn are_out_of_time(&self) -> bool {
+        self.started.elapsed() > GUEST_TIME
+    }
+
+    fn decide(&mut self, facts: Facts) -> Result<Decision, Undecided> {
+        let policy = self.generation.for_tier(facts.tier.as_ref());
+        let tenant = &facts.request.tenant;
+        let fits =
+            |(owner, session): &(TenantId, Session<'a>)| owner == tenant && std::ptr::eq(session.policy(), policy);
+        let mut session = match self.session.take().filter(fits) {
+            Some((_, session)) => session,
+            None => policy.session(),
+        };
+        let verdict = session.decide(&facts);
+        self.session = Some((tenant.clone(), session));
+        conclude(self.world, self.generation, policy, facts, verdict)
+    }
+}
+
+/// The decision that a policy's verdict makes; what happens when it failed is the operator's choice.
+fn conclude(
+    world: &World,
+    generation: &Generation,
+    policy: &Policy,
+    facts: Facts,
+    verdict: Result<Verdict, PolicyError>,
+) -> Result<Decision, Undecided> {
     let enforced = world.enforcement.of(&facts.request.resource_type);
-    let policy = generation.for_tier(facts.tier.as_ref());
-    let error = match policy.decide(&facts) {
+    let error = match verdict {
         Ok(verdict) => return Ok(Decision::new(facts, policy.reference().clone(), verdict, enforced)),
         Err(error) => error,
     };

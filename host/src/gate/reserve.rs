@@ -10,13 +10,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::known::Known;
-use super::{GUEST_TIME, GateError, Reply, Undecided, World, decide, is_denied};
+use super::{GateError, Guests, Reply, Undecided, World, is_denied};
 use crate::decision::{Decision, Facts, Request};
 use crate::money::Money;
 use crate::policy::Generation;
@@ -158,7 +157,10 @@ impl Round<'_> {
             }
             Err(error) => return Outcome { failed: Some((error, jobs)), ..Outcome::default() },
         }
-        let plan = tokio::task::block_in_place(|| plan(world, generation, &state.known, jobs));
+        let plan = {
+            let requests = jobs.len();
+            world.run_guests(requests, || plan(world, generation, &state.known, jobs))
+        };
         for (job, undecided) in plan.failed {
             for job in answer_repeated(world, vec![job]).await {
                 let (error, row) = *undecided.clone();
@@ -245,13 +247,13 @@ async fn read(
 
 /// Decides `jobs` in order, each on the rows as those before it leave them.
 fn plan(world: &World, generation: &Generation, known: &Known, jobs: Vec<ReserveJob>) -> Plan {
-    let started = Instant::now();
+    let mut guests = Guests::new(world, generation);
     let mut plan = Plan::default();
     let mut running: HashMap<Uuid, RowChange> = HashMap::new();
     let mut closed: Vec<ClosedWindow> = Vec::new();
     let mut places: HashMap<Subject, Option<Standing>> = HashMap::new();
     for job in jobs {
-        if started.elapsed() > GUEST_TIME {
+        if guests.are_out_of_time() {
             plan.left.push(job);
             continue;
         }
@@ -268,7 +270,7 @@ fn plan(world: &World, generation: &Generation, known: &Known, jobs: Vec<Reserve
             pool: standing.pool.clone(),
             request: job.request.clone(),
         };
-        let decision = match decide(world, generation, facts) {
+        let decision = match guests.decide(facts) {
             Ok(decision) => decision,
             Err(undecided) => {
                 plan.failed.push((job, undecided));

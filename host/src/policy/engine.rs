@@ -215,11 +215,45 @@ impl Compiled {
             .map_err(|faults| PolicyError::Load(faults.join("; ")))
     }
 
+    /// An instance for decisions of one tenant within one batch, never for two.
+    pub(super) fn session(&self) -> Session<'_> {
+        Session { compiled: self, instance: None }
+    }
+
     /// One decision, in an instance that has seen nothing else and is gone afterwards.
     ///
     /// # Errors
     /// The guest failed, or its answer is no verdict on these facts.
     pub fn decide(&self, facts: &Facts, settings: &[(String, String)]) -> Result<Verdict, PolicyError> {
+        self.session().decide(facts, settings)
+    }
+
+    fn call<T>(
+        &self,
+        run: impl FnOnce(&bindings::Policy, &mut Store<Guard>) -> wasmtime::Result<T>,
+    ) -> Result<T, PolicyError> {
+        self.session().call(run)
+    }
+
+    fn store(&self) -> Store<Guard> {
+        let guard = Guard { memory_left: self.limits.memory_mib as usize * (1 << 20) };
+        let mut store = Store::new(self.pre.engine(), guard);
+        store.limiter(|guard| guard);
+        store.set_hostcall_fuel(LARGEST_ANSWER);
+        store.set_max_component_handles(MOST_HANDLES);
+        store
+    }
+}
+
+/// An instance that answers several calls; after one that fails it is replaced.
+pub(super) struct Session<'a> {
+    compiled: &'a Compiled,
+    instance: Option<(bindings::Policy, Store<Guard>)>,
+}
+
+impl Session<'_> {
+    /// As [`Compiled::decide`], in this session's instance.
+    pub(super) fn decide(&mut self, facts: &Facts, settings: &[(String, String)]) -> Result<Verdict, PolicyError> {
         let settings = bindings::pairs(settings);
         let answer = bindings::with_facts(facts, &settings, |facts| {
             self.call(|policy, store| policy.tollgate_policy_decider().call_decide(store, facts))
@@ -228,25 +262,35 @@ impl Compiled {
     }
 
     fn call<T>(
-        &self,
+        &mut self,
         run: impl FnOnce(&bindings::Policy, &mut Store<Guard>) -> wasmtime::Result<T>,
     ) -> Result<T, PolicyError> {
-        let Limits { timeout, memory_mib, .. } = self.limits;
-        let guard = Guard { memory_left: memory_mib as usize * (1 << 20) };
-        let mut store = Store::new(self.pre.engine(), guard);
-        store.limiter(|guard| guard);
-        store.set_hostcall_fuel(LARGEST_ANSWER);
-        store.set_max_component_handles(MOST_HANDLES);
-        // Before the instance exists: start functions are guest code too. One tick more, since the
-        // current one has begun already.
-        store.set_epoch_deadline(u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).saturating_add(1));
+        let limits = self.compiled.limits;
+        // One tick more, since the current one has begun already.
+        let deadline = u64::try_from(limits.timeout.as_millis()).unwrap_or(u64::MAX).saturating_add(1);
+        let instance = self.instance.take();
         // A panic below is a fault of the engine, not of the guest; the request must not die of it.
-        catch_unwind(AssertUnwindSafe(|| {
-            let policy = self.pre.instantiate(&mut store)?;
-            run(&policy, &mut store)
+        let called = catch_unwind(AssertUnwindSafe(|| {
+            let (policy, mut store) = if let Some((policy, mut store)) = instance {
+                store.set_epoch_deadline(deadline);
+                (policy, store)
+            } else {
+                let mut store = self.compiled.store();
+                // Before the instance exists: start functions are guest code too.
+                store.set_epoch_deadline(deadline);
+                (self.compiled.pre.instantiate(&mut store)?, store)
+            };
+            let answer = run(&policy, &mut store)?;
+            Ok((answer, (policy, store)))
         }))
-        .unwrap_or_else(|_| Err(wasmtime::Error::msg("the engine panicked")))
-        .map_err(|error| classify(&error, self.limits))
+        .unwrap_or_else(|_| Err(wasmtime::Error::msg("the engine panicked")));
+        match called {
+            Ok((answer, instance)) => {
+                self.instance = Some(instance);
+                Ok(answer)
+            }
+            Err(error) => Err(classify(&error, limits)),
+        }
     }
 }
 

@@ -59,6 +59,11 @@ impl Policy {
         self.compiled.decide(facts, &self.settings)
     }
 
+    /// For the decisions of one tenant within one batch.
+    pub fn session(&self) -> Session<'_> {
+        Session { policy: self, instance: self.compiled.session() }
+    }
+
     fn prepare(engine: &Engine, name: &str, files: &Files, now: DateTime<Utc>) -> Result<Self, PolicyError> {
         let manifest = Manifest::parse(&files.manifest).map_err(|error| within(&format!("{name}.toml"), error))?;
         let limits = manifest.limits().map_err(|error| within(&format!("{name}.toml"), error))?;
@@ -87,6 +92,27 @@ impl Policy {
             since: now,
             source: files.digest(),
         })
+    }
+}
+
+/// A policy's instance for the decisions of one tenant within one batch.
+pub struct Session<'a> {
+    policy: &'a Policy,
+    instance: engine::Session<'a>,
+}
+
+impl<'a> Session<'a> {
+    /// Whose.
+    pub fn policy(&self) -> &'a Policy {
+        self.policy
+    }
+
+    /// One decision.
+    ///
+    /// # Errors
+    /// The guest failed; the next call gets a new instance.
+    pub fn decide(&mut self, facts: &Facts) -> Result<Verdict, PolicyError> {
+        self.instance.decide(facts, &self.policy.settings)
     }
 }
 

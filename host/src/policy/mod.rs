@@ -8,4 +8,4 @@ pub mod folder;
 pub mod manifest;
 
 pub use engine::{Compiled, Engine, PolicyError};
-pub use folder::{Folder, Generation, Policy};
+pub use folder::{Folder, Generation, Policy, Session};

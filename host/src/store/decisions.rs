@@ -124,7 +124,7 @@ impl Store {
         .bind(column(rows, |row| row.policy_name.as_str()))
         .bind(column(rows, |row| row.policy_digest.as_str()))
         .bind(column(rows, |row| row.facts.as_str()))
-        .execute(&self.pool)
+        .execute(&self.log)
         .await?;
         Ok(())
     }

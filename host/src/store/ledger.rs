@@ -5,8 +5,8 @@
 //! a join again for a row that it had to wait for, and drops the row where a UNION ALL is in it. Its first part finds the quotas, locks them as `locked`, writes its
 //! own records, and says what to charge as `charge (id, window_start, usd, freed, operations)`. Then:
 //!
-//! 1. [`stood`]: each locked quota is brought to the window that is open now;
-//! 2. [`post`]: each charge goes to its window: the open one in the quota's row, an older one in the closed windows (an
+//! 1. `stood`: each locked quota is brought to the window that is open now;
+//! 2. `post`: each charge goes to its window: the open one in the quota's row, an older one in the closed windows (an
 //!    upsert: another host may have closed it after our snapshot was taken), and each threshold at which the open
 //!    window now stands becomes an alert row.
 

@@ -51,6 +51,8 @@ impl From<sqlx::Error> for StoreError {
 #[derive(Clone, Debug)]
 pub struct Store {
     pool: PgPool,
+    /// For the decision log, which carries no money: its commits do not wait for the disk, and are in its order.
+    log: PgPool,
 }
 
 impl Store {
@@ -69,6 +71,7 @@ impl Store {
     /// The database does not answer.
     pub async fn connect(options: PgConnectOptions) -> Result<Self, StoreError> {
         const CONNECTIONS: u32 = 16;
+        const LOG_CONNECTIONS: u32 = 2;
         let options = options.disable_statement_logging().options([
             // Planning costs more than running these statements, and each has one good plan: by index. A
             // generic plan made while the tables were empty would read them whole ever after.
@@ -81,13 +84,10 @@ impl Store {
             ("TimeZone", "UTC"),
             ("application_name", "tollgate"),
         ]);
-        let pool = PgPoolOptions::new()
-            .max_connections(CONNECTIONS)
-            // A round trip before every statement would double its price; a dead connection shows in use.
-            .test_before_acquire(false)
-            .connect_with(options)
-            .await?;
-        Ok(Self { pool })
+        // A round trip before every statement would double its price; a dead connection shows in use.
+        let pool = |connections| PgPoolOptions::new().max_connections(connections).test_before_acquire(false);
+        let log = pool(LOG_CONNECTIONS).connect_lazy_with(options.clone().options([("synchronous_commit", "off")]));
+        Ok(Self { pool: pool(CONNECTIONS).connect_with(options).await?, log })
     }
 
     /// How far the database's clock is ahead of `now`.
@@ -110,6 +110,7 @@ impl Store {
 
     /// Closes every connection, after what is in flight on it.
     pub async fn close(&self) {
+        self.log.close().await;
         self.pool.close().await;
     }
 }
