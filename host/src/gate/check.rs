@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use tokio::sync::Mutex;
+
 use super::{GateError, Guests, Reply, Undecided, World, facts};
 use crate::decision::{Decision, Facts, Request};
 use crate::policy::Generation;
-use crate::store::StoreError;
 use crate::store::subjects::{Standing, Subject};
+use crate::store::{Link, StoreError};
 
 pub(super) struct CheckJob {
     pub(super) request: Arc<Request>,
@@ -21,10 +23,12 @@ impl CheckJob {
 }
 
 /// Answers every job, or returns those that wait for the next batch.
-pub(super) async fn batch(world: Arc<World>, jobs: Vec<CheckJob>) -> Vec<CheckJob> {
+pub(super) async fn batch(world: Arc<World>, link: Arc<Mutex<Link>>, jobs: Vec<CheckJob>) -> Vec<CheckJob> {
+    // Its lane's alone; a lock only so that it outlives the batch.
+    let mut link = link.lock().await;
     let generation = world.policies.generation();
     let mut left = Vec::new();
-    let mut held_back = decide_all(&world, &generation, jobs, &mut left).await;
+    let mut held_back = decide_all(&world, &mut link, &generation, jobs, &mut left).await;
     // Held money may be due already: then it comes back, and everybody whom it stood in the way of is decided again.
     for may_give_back in [true, false] {
         if held_back.is_empty() {
@@ -32,7 +36,7 @@ pub(super) async fn batch(world: Arc<World>, jobs: Vec<CheckJob>) -> Vec<CheckJo
         }
         let (jobs, mut decisions): (Vec<CheckJob>, Vec<Decision>) = held_back.into_iter().unzip();
         match world.when_held_money_returns(&mut decisions, may_give_back).await {
-            Ok(true) => held_back = decide_all(&world, &generation, jobs, &mut left).await,
+            Ok(true) => held_back = decide_all(&world, &mut link, &generation, jobs, &mut left).await,
             Ok(false) => {
                 for (job, decision) in jobs.into_iter().zip(decisions) {
                     world.record(&generation, &decision).await;
@@ -59,6 +63,7 @@ fn fail(jobs: Vec<CheckJob>, error: StoreError) {
 /// Reads and decides; answers all but the denials in whose way held money stands, which it returns.
 async fn decide_all(
     world: &World,
+    link: &mut Link,
     generation: &Generation,
     jobs: Vec<CheckJob>,
     left: &mut Vec<CheckJob>,
@@ -74,7 +79,7 @@ async fn decide_all(
             })
         })
         .collect();
-    let standings = match world.store.standings(&subjects).await {
+    let standings = match link.standings(&subjects).await {
         Ok(standings) => standings,
         Err(error) => {
             fail(jobs, error);

@@ -27,14 +27,14 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, oneshot};
 use uuid::Uuid;
 
 use self::check::CheckJob;
 use self::lane::{Lane, Overloaded};
 use self::money::MoneyJob;
 use self::recorder::Recorder;
-use self::reserve::ReserveJob;
+use self::reserve::{LaneState, ReserveJob};
 use crate::clock::Clock;
 use crate::decision::{Decision, Facts, Outcome, PolicyRef, Request, Verdict};
 use crate::policy::manifest::OnError;
@@ -155,10 +155,12 @@ impl Gate {
             pools: Pools::default(),
             guests_are_slow: AtomicBool::new(false),
         });
-        let checks =
-            |world: Arc<World>| Lane::start(QUEUE, LARGEST_BATCH, move |batch| check::batch(world.clone(), batch));
+        let checks = |world: Arc<World>| {
+            let link = Arc::new(Mutex::new(world.store.link()));
+            Lane::start(QUEUE, LARGEST_BATCH, move |batch| check::batch(world.clone(), Arc::clone(&link), batch))
+        };
         let money = |world: Arc<World>| {
-            let state = Arc::default();
+            let state = Arc::new(Mutex::new(LaneState::new(world.store.link())));
             Lane::start(QUEUE, LARGEST_BATCH, move |batch| money::batch(world.clone(), Arc::clone(&state), batch))
         };
         Arc::new(Self {

@@ -20,9 +20,9 @@ use crate::decision::{Decision, Facts, Request};
 use crate::money::Money;
 use crate::policy::Generation;
 use crate::quota::{ClosedWindow, QuotaRow, TenantId};
-use crate::store::StoreError;
 use crate::store::reservations::{Admission, Locked, NewReservation, Reservation, RowChange};
 use crate::store::subjects::{Standing, Subject};
+use crate::store::{Link, StoreError};
 
 /// How often a batch is decided again before its callers are told to come back.
 const ROUNDS: usize = 8;
@@ -69,10 +69,16 @@ impl ReserveJob {
 }
 
 /// What a lane keeps from batch to batch.
-#[derive(Default)]
 pub(super) struct LaneState {
+    pub(super) link: Link,
     pub(super) known: Known,
     lock_first: u32,
+}
+
+impl LaneState {
+    pub(super) fn new(link: Link) -> Self {
+        Self { link, known: Known::default(), lock_first: 0 }
+    }
 }
 
 /// What one round decided.
@@ -189,7 +195,7 @@ impl Round<'_> {
         let now = world.clock.now();
         let committed = match locked {
             Some(rows) => rows.admit(&plan.admission, now).await,
-            None => world.store.admit(&plan.admission, now).await,
+            None => state.link.admit(&plan.admission, now).await,
         };
         match committed {
             Ok(true) => {
@@ -241,7 +247,7 @@ async fn read(
     if unknown.is_empty() {
         return Ok(Vec::new());
     }
-    let standings = world.store.standings(&unknown).await?;
+    let standings = state.link.standings(&unknown).await?;
     Ok(unknown.into_iter().zip(standings).collect())
 }
 
@@ -427,6 +433,6 @@ impl World {
         if due.is_empty() {
             return Ok(0);
         }
-        Ok(self.store.end(&due, now).await?.len())
+        Ok(self.store.link().end(&due, now).await?.len())
     }
 }

@@ -7,11 +7,12 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use sqlx::Row as _;
+use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use super::ledger::{Posted, insert_alerts, post, posted, stands_columns, stood};
 use super::subjects::quotas_that_apply;
-use super::{Store, StoreError, column};
+use super::{Link, StoreError, column};
 use crate::money::Money;
 use crate::quota::{ResourceType, TenantId, UserId};
 
@@ -100,7 +101,7 @@ const FIND: &str = "SELECT s.id, (r.actual_usd * 1000000000)::bigint, r.body, r.
      FROM unnest($1::uuid[], $2::text[], $3::text[]) AS s (id, tenant_id, cost_id)
      JOIN copilot_internal.cost_records r ON r.tenant_id = s.tenant_id AND r.cost_id = s.cost_id";
 
-impl Store {
+impl Link {
     /// Records `costs`, each once and in full, in one transaction; answers in their order. The same cost id
     /// twice in one call counts once.
     ///
@@ -108,69 +109,81 @@ impl Store {
     /// For a cost: [`StoreError::Conflict`], the same cost id was recorded with another body. For all of them: the
     /// database does not answer, or a constraint does not hold; then nothing was recorded.
     pub async fn record_costs(
-        &self,
+        &mut self,
         costs: &[Cost],
         now: DateTime<Utc>,
     ) -> Result<Vec<Result<Recorded, StoreError>>, StoreError> {
-        let rows = sqlx::query(RECORD)
-            .bind(column(costs, |cost| cost.id))
-            .bind(column(costs, |cost| cost.tenant.as_str()))
-            .bind(column(costs, |cost| cost.user.as_ref().map(UserId::as_str)))
-            .bind(column(costs, |cost| cost.resource_type.as_str()))
-            .bind(column(costs, |cost| cost.cost_id.as_str()))
-            .bind(column(costs, |cost| cost.actual.nanos()))
-            .bind(column(costs, |cost| cost.occurred_at))
-            .bind(column(costs, |cost| cost.attributes.as_str()))
-            .bind(column(costs, |cost| cost.body.as_str()))
-            .bind(now)
-            .fetch_all(&self.pool)
-            .await?;
-        let mut answers: HashMap<Uuid, (bool, Vec<Posted>)> = HashMap::with_capacity(costs.len());
-        for row in &rows {
-            let (_, quotas) = answers.entry(row.try_get(0)?).or_insert((row.try_get(1)?, Vec::new()));
-            quotas.extend(posted(row, 2)?);
-        }
-        let repeated: Vec<&Cost> =
-            costs.iter().filter(|cost| answers.get(&cost.id).is_none_or(|(is_new, _)| !is_new)).collect();
-        let mut found = self.find_costs(&repeated).await?;
-        costs
-            .iter()
-            .map(|cost| {
-                let (is_new, mut quotas) = answers.remove(&cost.id).unwrap_or_default();
-                quotas.sort_by(|a, b| a.row.key.cmp(&b.row.key));
-                let (amount, occurred_at) = if is_new {
-                    (cost.actual, cost.occurred_at)
-                } else {
-                    let missing = || StoreError::Database(sqlx::Error::RowNotFound);
-                    let (amount, body, occurred_at) = found.remove(&cost.id).ok_or_else(missing)?;
-                    if body != cost.body {
-                        let conflict = format!("costId {:?} was recorded with another body", cost.cost_id);
-                        return Ok(Err(StoreError::Conflict(conflict)));
-                    }
-                    (amount, occurred_at)
-                };
-                let late = quotas.iter().any(|quota| occurred_at < quota.row.at(now).window.start);
-                Ok(Ok(Recorded { duplicate: !is_new, amount, late, quotas }))
-            })
-            .collect()
+        let recorded = record_costs(self.connection().await?, costs, now).await;
+        self.after(recorded)
     }
+}
 
-    /// Amount, body and time in the books under the cost ids of `costs`, by the costs' own ids.
-    async fn find_costs(&self, costs: &[&Cost]) -> Result<HashMap<Uuid, (Money, String, DateTime<Utc>)>, StoreError> {
-        if costs.is_empty() {
-            return Ok(HashMap::new());
-        }
-        let rows = sqlx::query(FIND)
-            .bind(column(costs, |cost| cost.id))
-            .bind(column(costs, |cost| cost.tenant.as_str()))
-            .bind(column(costs, |cost| cost.cost_id.as_str()))
-            .fetch_all(&self.pool)
-            .await?;
-        rows.iter()
-            .map(|row| {
-                let amount = Money::from_nanos(row.try_get(1)?);
-                Ok((row.try_get(0)?, (amount, row.try_get(2)?, row.try_get(3)?)))
-            })
-            .collect()
+async fn record_costs(
+    connection: &mut PgConnection,
+    costs: &[Cost],
+    now: DateTime<Utc>,
+) -> Result<Vec<Result<Recorded, StoreError>>, StoreError> {
+    let rows = sqlx::query(RECORD)
+        .bind(column(costs, |cost| cost.id))
+        .bind(column(costs, |cost| cost.tenant.as_str()))
+        .bind(column(costs, |cost| cost.user.as_ref().map(UserId::as_str)))
+        .bind(column(costs, |cost| cost.resource_type.as_str()))
+        .bind(column(costs, |cost| cost.cost_id.as_str()))
+        .bind(column(costs, |cost| cost.actual.nanos()))
+        .bind(column(costs, |cost| cost.occurred_at))
+        .bind(column(costs, |cost| cost.attributes.as_str()))
+        .bind(column(costs, |cost| cost.body.as_str()))
+        .bind(now)
+        .fetch_all(&mut *connection)
+        .await?;
+    let mut answers: HashMap<Uuid, (bool, Vec<Posted>)> = HashMap::with_capacity(costs.len());
+    for row in &rows {
+        let (_, quotas) = answers.entry(row.try_get(0)?).or_insert((row.try_get(1)?, Vec::new()));
+        quotas.extend(posted(row, 2)?);
     }
+    let repeated: Vec<&Cost> =
+        costs.iter().filter(|cost| answers.get(&cost.id).is_none_or(|(is_new, _)| !is_new)).collect();
+    let mut found = find_costs(connection, &repeated).await?;
+    costs
+        .iter()
+        .map(|cost| {
+            let (is_new, mut quotas) = answers.remove(&cost.id).unwrap_or_default();
+            quotas.sort_by(|a, b| a.row.key.cmp(&b.row.key));
+            let (amount, occurred_at) = if is_new {
+                (cost.actual, cost.occurred_at)
+            } else {
+                let missing = || StoreError::Database(sqlx::Error::RowNotFound);
+                let (amount, body, occurred_at) = found.remove(&cost.id).ok_or_else(missing)?;
+                if body != cost.body {
+                    let conflict = format!("costId {:?} was recorded with another body", cost.cost_id);
+                    return Ok(Err(StoreError::Conflict(conflict)));
+                }
+                (amount, occurred_at)
+            };
+            let late = quotas.iter().any(|quota| occurred_at < quota.row.at(now).window.start);
+            Ok(Ok(Recorded { duplicate: !is_new, amount, late, quotas }))
+        })
+        .collect()
+}
+
+/// Amount, body and time in the books under the cost ids of `costs`, by the costs' own ids.
+async fn find_costs(
+    connection: &mut PgConnection,
+    costs: &[&Cost],
+) -> Result<HashMap<Uuid, (Money, String, DateTime<Utc>)>, StoreError> {
+    if costs.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows = sqlx::query(FIND)
+        .bind(column(costs, |cost| cost.id))
+        .bind(column(costs, |cost| cost.tenant.as_str()))
+        .bind(column(costs, |cost| cost.cost_id.as_str()))
+        .fetch_all(&mut *connection)
+        .await?;
+    rows.iter()
+        .map(|row| {
+            let amount = Money::from_nanos(row.try_get(1)?);
+            Ok((row.try_get(0)?, (amount, row.try_get(2)?, row.try_get(3)?)))
+        })
+        .collect()
 }

@@ -15,8 +15,9 @@ pub mod tenants;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::migrate::Migrator;
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions as _, Connection as _, PgConnection, PgPool};
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection, PgPool, Postgres};
 
 const SCHEMA: &str = "copilot_internal";
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
@@ -77,6 +78,7 @@ impl Store {
             // generic plan made while the tables were empty would read them whole ever after.
             ("plan_cache_mode", "force_generic_plan"),
             ("enable_seqscan", "off"),
+            ("jit", "off"),
             ("synchronous_commit", "on"),
             ("statement_timeout", "5s"),
             ("lock_timeout", "2s"),
@@ -112,6 +114,41 @@ impl Store {
     pub async fn close(&self) {
         self.log.close().await;
         self.pool.close().await;
+    }
+}
+
+/// A connection that its owner keeps from statement to statement: giving one back costs the pool a round trip. The hot
+/// path's statements are methods of it. What is under way must not be cancelled.
+#[derive(Debug)]
+pub struct Link {
+    pool: PgPool,
+    connection: Option<PoolConnection<Postgres>>,
+}
+
+impl Store {
+    /// A link that connects when it is used first.
+    pub fn link(&self) -> Link {
+        Link { pool: self.pool.clone(), connection: None }
+    }
+}
+
+impl Link {
+    async fn connection(&mut self) -> Result<&mut PgConnection, StoreError> {
+        let connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.pool.acquire().await?,
+        };
+        Ok(self.connection.insert(connection))
+    }
+
+    /// A connection on which a statement failed may be no more: the next one gets another.
+    fn after<T>(&mut self, answer: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Err(StoreError::Database(_)) = &answer
+            && let Some(mut connection) = self.connection.take()
+        {
+            connection.close_on_drop();
+        }
+        answer
     }
 }
 

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::ledger::{Posted, insert_alerts, post, posted, stands_columns, stood};
 use super::subjects::{Standing, Subject, newest_closed, quotas_that_apply};
-use super::{Store, StoreError, column};
+use super::{Link, Store, StoreError, column};
 use crate::money::Money;
 use crate::quota::{ClosedWindow, QuotaRow, ResourceType, TenantId, UserId};
 
@@ -85,6 +85,12 @@ const ADMIT: &str = concat!(
                     quota_ids, window_starts, policy_name, policy_digest)
      ), locked AS MATERIALIZED (
          SELECT * FROM copilot_internal.cost_quotas q WHERE q.id = ANY ($9) ORDER BY q.id FOR UPDATE
+     ), applying AS MATERIALIZED (
+         SELECT s.n, q.id AS quota FROM subject s
+         LEFT JOIN copilot_internal.tenants t ON t.tenant_id = s.tenant_id
+         CROSS JOIN LATERAL (",
+    quotas_that_apply!(),
+    ") AS q
      ), same AS MATERIALIZED (
          SELECT (SELECT count(*) FROM locked AS q JOIN change AS c USING (id) ",
     newest_closed!(),
@@ -97,16 +103,9 @@ const ADMIT: &str = concat!(
             AND NOT EXISTS (
                 SELECT FROM subject s LEFT JOIN copilot_internal.tenants t ON t.tenant_id = s.tenant_id
                 WHERE (t.tier, t.pool) IS DISTINCT FROM (s.tier, s.pool))
-            AND (SELECT count(*) FROM subject s
-                 LEFT JOIN copilot_internal.tenants t ON t.tenant_id = s.tenant_id
-                 CROSS JOIN LATERAL (",
-    quotas_that_apply!(),
-    "           ) AS q JOIN pair p ON p.n = s.n AND p.quota = q.id) = (SELECT count(*) FROM pair)
-            AND (SELECT count(*) FROM subject s
-                 LEFT JOIN copilot_internal.tenants t ON t.tenant_id = s.tenant_id
-                 CROSS JOIN LATERAL (",
-    quotas_that_apply!(),
-    "           ) AS q) = (SELECT count(*) FROM pair)
+            AND (SELECT count(*) FROM applying) = (SELECT count(*) FROM pair)
+            AND NOT EXISTS (
+                SELECT FROM applying a WHERE NOT EXISTS (SELECT FROM pair p WHERE p.n = a.n AND p.quota = a.quota))
             AND NOT EXISTS (
                 SELECT FROM asked a JOIN copilot_internal.reservations r
                   ON r.tenant_id = a.tenant_id AND r.request_id = a.request_id AND r.request_id IS NOT NULL) AS ok
@@ -333,7 +332,7 @@ impl Locked {
         super::subjects::read(&mut self.transaction, subjects).await
     }
 
-    /// As [`Store::admit`], on the locked rows, and commits.
+    /// As [`Link::admit`], on the locked rows, and commits.
     ///
     /// # Errors
     /// The database does not answer; then it is not known whether the admission was committed.
@@ -415,16 +414,70 @@ fn list(items: impl Iterator<Item = String>) -> String {
     format!("{{{}}}", items.collect::<Vec<_>>().join(","))
 }
 
-impl Store {
+async fn end(connection: &mut PgConnection, endings: &[Ending], now: DateTime<Utc>) -> Result<Vec<Ended>, StoreError> {
+    let rows = sqlx::query(END)
+        .bind(column(endings, |ending| ending.id))
+        .bind(column(endings, |ending| ending.tenant.as_str()))
+        .bind(
+            endings
+                .iter()
+                .map(|ending| match ending.end {
+                    End::Settle(_) => "settle",
+                    End::Release => "release",
+                    End::Expire => "expire",
+                })
+                .collect::<Vec<_>>(),
+        )
+        .bind(
+            endings
+                .iter()
+                .map(|ending| match ending.end {
+                    End::Settle(actual) => Some(actual.nanos()),
+                    End::Release | End::Expire => None,
+                })
+                .collect::<Vec<_>>(),
+        )
+        .bind(now)
+        .fetch_all(connection)
+        .await?;
+    let mut ended: Vec<Ended> = Vec::with_capacity(endings.len());
+    let mut places = std::collections::HashMap::new();
+    for row in &rows {
+        let before = reservation(row, 2)?;
+        let place = *places.entry(before.id).or_insert(ended.len());
+        if place == ended.len() {
+            ended.push(Ended { before, now: row.try_get(0)?, late: row.try_get(1)?, quotas: Vec::new() });
+        }
+        ended[place].quotas.extend(posted(row, 2 + RESERVATION_COLUMNS)?);
+    }
+    for each in &mut ended {
+        each.quotas.sort_by(|a, b| a.row.key.cmp(&b.row.key));
+    }
+    Ok(ended)
+}
+
+impl Link {
     /// Commits the admission if everything is as its policies saw it; tells whether it did. One statement.
     ///
     /// # Errors
     /// The database does not answer; then it is not known whether the admission was committed.
-    pub async fn admit(&self, admission: &Admission, now: DateTime<Utc>) -> Result<bool, StoreError> {
-        let mut connection = self.pool.acquire().await?;
-        admit(&mut connection, admission, now).await
+    pub async fn admit(&mut self, admission: &Admission, now: DateTime<Utc>) -> Result<bool, StoreError> {
+        let admitted = admit(self.connection().await?, admission, now).await;
+        self.after(admitted)
     }
 
+    /// Ends reservations, each at most once, in one transaction; answers in no order. An ending whose reservation is
+    /// not there has no answer. No reservation may be named twice in one call.
+    ///
+    /// # Errors
+    /// The database does not answer, or a constraint does not hold; then nothing was changed.
+    pub async fn end(&mut self, endings: &[Ending], now: DateTime<Utc>) -> Result<Vec<Ended>, StoreError> {
+        let ended = end(self.connection().await?, endings, now).await;
+        self.after(ended)
+    }
+}
+
+impl Store {
     /// Locks every quota of `subjects`, in key order.
     ///
     /// # Errors
@@ -434,53 +487,6 @@ impl Store {
         let (tenants, users, resources) = super::subjects::columns(subjects);
         sqlx::query(LOCK).bind(tenants).bind(users).bind(resources).execute(&mut *transaction).await?;
         Ok(Locked { transaction })
-    }
-
-    /// Ends reservations, each at most once, in one transaction; answers in no order. An ending whose reservation is
-    /// not there has no answer. No reservation may be named twice in one call.
-    ///
-    /// # Errors
-    /// The database does not answer, or a constraint does not hold; then nothing was changed.
-    pub async fn end(&self, endings: &[Ending], now: DateTime<Utc>) -> Result<Vec<Ended>, StoreError> {
-        let rows = sqlx::query(END)
-            .bind(column(endings, |ending| ending.id))
-            .bind(column(endings, |ending| ending.tenant.as_str()))
-            .bind(
-                endings
-                    .iter()
-                    .map(|ending| match ending.end {
-                        End::Settle(_) => "settle",
-                        End::Release => "release",
-                        End::Expire => "expire",
-                    })
-                    .collect::<Vec<_>>(),
-            )
-            .bind(
-                endings
-                    .iter()
-                    .map(|ending| match ending.end {
-                        End::Settle(actual) => Some(actual.nanos()),
-                        End::Release | End::Expire => None,
-                    })
-                    .collect::<Vec<_>>(),
-            )
-            .bind(now)
-            .fetch_all(&self.pool)
-            .await?;
-        let mut ended: Vec<Ended> = Vec::with_capacity(endings.len());
-        let mut places = std::collections::HashMap::new();
-        for row in &rows {
-            let before = reservation(row, 2)?;
-            let place = *places.entry(before.id).or_insert(ended.len());
-            if place == ended.len() {
-                ended.push(Ended { before, now: row.try_get(0)?, late: row.try_get(1)?, quotas: Vec::new() });
-            }
-            ended[place].quotas.extend(posted(row, 2 + RESERVATION_COLUMNS)?);
-        }
-        for each in &mut ended {
-            each.quotas.sort_by(|a, b| a.row.key.cmp(&b.row.key));
-        }
-        Ok(ended)
     }
 
     /// Reservations that are held though their time is over, the oldest first.

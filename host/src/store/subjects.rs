@@ -5,7 +5,7 @@ use sqlx::Row as _;
 use sqlx::postgres::{PgConnection, PgRow};
 use uuid::Uuid;
 
-use super::{Store, StoreError};
+use super::{Link, StoreError};
 use crate::decision::Request;
 use crate::money::Money;
 use crate::quota::{PoolId, QuotaKey, QuotaRow, ResourceType, TenantId, Tier, UserId};
@@ -79,14 +79,14 @@ macro_rules! quotas_that_apply {
 }
 pub(super) use {newest_closed, quota_columns, quotas_that_apply};
 
-impl Store {
+impl Link {
     /// How each of `subjects` stands, in their order: one read-only statement for all of them.
     ///
     /// # Errors
     /// The database does not answer, or a row holds what this version does not know.
-    pub async fn standings(&self, subjects: &[Subject]) -> Result<Vec<Standing>, StoreError> {
-        let mut connection = self.pool.acquire().await?;
-        read(&mut connection, subjects).await
+    pub async fn standings(&mut self, subjects: &[Subject]) -> Result<Vec<Standing>, StoreError> {
+        let standings = read(self.connection().await?, subjects).await;
+        self.after(standings)
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) struct Figures {
     pub(super) p50: Duration,
     /// 99 of 100 answers came within this.
     pub(super) p99: Duration,
-    /// Answers with another status than the expected one.
+    /// Answers with another status than the expected ones.
     pub(super) unexpected: u64,
 }
 
@@ -43,7 +43,7 @@ pub(super) fn run(
     address: SocketAddr,
     connections: usize,
     time: Duration,
-    status: u16,
+    statuses: &'static [u16],
     next: &Next,
 ) -> io::Result<Figures> {
     let threads = connections.min(2);
@@ -57,7 +57,7 @@ pub(super) fn run(
                 let tasks: Vec<_> = (thread..connections)
                     .step_by(threads)
                     .map(|connection| {
-                        local.spawn_local(drive(address, connection, next.clone(), started, time, status))
+                        local.spawn_local(drive(address, connection, next.clone(), started, time, statuses))
                     })
                     .collect();
                 runtime.block_on(local);
@@ -96,7 +96,7 @@ async fn drive(
     next: Next,
     started: Instant,
     time: Duration,
-    status: u16,
+    statuses: &'static [u16],
 ) -> io::Result<(Vec<u64>, u64)> {
     let mut stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
@@ -113,7 +113,7 @@ async fn drive(
         turn.sent += 1;
         if sent >= started {
             micros.push(u64::try_from(sent.elapsed().as_micros()).unwrap_or(u64::MAX));
-            unexpected += u64::from(got != status);
+            unexpected += u64::from(!statuses.contains(&got));
         }
     }
 }
