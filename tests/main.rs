@@ -19,6 +19,7 @@ mod hostile;
 mod input;
 mod layers;
 mod logs;
+mod model;
 mod policies;
 mod power;
 mod reference;
