@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 
-use super::{GateError, Guests, Reply, Undecided, World, facts};
+use super::guests::{Guests, Undecided};
+use super::{GateError, Reply, World, facts};
 use crate::decision::{Decision, Facts, Request};
 use crate::policy::Generation;
 use crate::store::subjects::{Standing, Subject};

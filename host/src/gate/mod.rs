@@ -13,6 +13,7 @@
 
 mod check;
 mod facts;
+mod guests;
 mod known;
 mod lane;
 mod lines;
@@ -22,9 +23,8 @@ mod reserve;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::{Mutex, oneshot};
@@ -36,12 +36,10 @@ use self::money::MoneyJob;
 use self::recorder::Recorder;
 use self::reserve::{LaneState, ReserveJob};
 use crate::clock::Clock;
-use crate::decision::{Decision, Facts, Outcome, PolicyRef, Request, Verdict};
-use crate::policy::manifest::OnError;
-use crate::policy::{Folder, Generation, Policy, PolicyError, Session};
+use crate::decision::{Decision, PolicyRef, Request};
+use crate::policy::{Folder, Generation, PolicyError};
 use crate::quota::{PoolId, ResourceType, TenantId};
 use crate::store::costs::{Cost, Recorded};
-use crate::store::decisions::DecisionRow;
 use crate::store::reservations::{End, Ended, Ending, Reservation};
 use crate::store::{Store, StoreError};
 
@@ -51,11 +49,6 @@ pub use self::reserve::Reserved;
 const LANES: usize = 2;
 const QUEUE: usize = 1_024;
 const LARGEST_BATCH: usize = 128;
-/// Guest time of one batch; the rest of it waits for the next one, so that slow policies stall nobody for long.
-const GUEST_TIME: Duration = Duration::from_millis(20);
-
-/// A guest that takes longer is slow.
-const SLOW_GUEST: Duration = Duration::from_micros(200);
 
 /// Which resource types are enforced.
 #[derive(Clone, Copy, Debug)]
@@ -261,110 +254,8 @@ async fn send<Job: Send + 'static, T>(lane: &Lane<Job>, job: impl FnOnce(Reply<T
 }
 
 impl World {
-    /// Runs the guests of `requests` requests. Moving the runtime's other tasks away costs more than a quick guest takes,
-    /// so that is done only while guests are slow.
-    fn run_guests<T>(&self, requests: usize, run: impl FnOnce() -> T) -> T {
-        let started = Instant::now();
-        let answer =
-            if self.guests_are_slow.load(Ordering::Relaxed) { tokio::task::block_in_place(run) } else { run() };
-        let usual = SLOW_GUEST * u32::try_from(requests).unwrap_or(u32::MAX);
-        self.guests_are_slow.store(started.elapsed() > usual, Ordering::Relaxed);
-        answer
-    }
-
     /// Keeps a decision for its readers: those that refuse always, allowed checks up to a rate.
     async fn record(&self, generation: &Generation, decision: &Decision) {
         self.recorder.always(facts::row(decision, generation.settings_of(&decision.policy))).await;
     }
-}
-
-/// No decision, and the row that tells of it.
-type Undecided = Box<(GateError, DecisionRow)>;
-
-/// Runs the guests of one batch. Decisions of one tenant that follow each other share an instance, those of two never do.
-struct Guests<'a> {
-    world: &'a World,
-    generation: &'a Generation,
-    session: Option<(TenantId, Session<'a>)>,
-    started: Instant,
-}
-
-impl<'a> Guests<'a> {
-    fn new(world: &'a World, generation: &'a Generation) -> Self {
-        Self { world, generation, session: None, started: Instant::now() }
-    }
-
-    /// The batch has had its time: the rest waits for the next one, so that slow policies stall nobody for long.
-    fn are_out_of_time(&self) -> bool {
-        self.started.elapsed() > GUEST_TIME
-    }
-
-    fn decide(&mut self, facts: Facts) -> Result<Decision, Undecided> {
-        let policy = self.generation.for_tier(facts.tier.as_ref());
-        let tenant = &facts.request.tenant;
-        let fits =
-            |(owner, session): &(TenantId, Session<'a>)| owner == tenant && std::ptr::eq(session.policy(), policy);
-        let mut session = match self.session.take().filter(fits) {
-            Some((_, session)) => session,
-            None => policy.session(),
-        };
-        let verdict = session.decide(&facts);
-        self.session = Some((tenant.clone(), session));
-        conclude(self.world, self.generation, policy, facts, verdict)
-    }
-}
-
-/// The decision that a policy's verdict makes; what happens when it failed is the operator's choice.
-fn conclude(
-    world: &World,
-    generation: &Generation,
-    policy: &Policy,
-    facts: Facts,
-    verdict: Result<Verdict, PolicyError>,
-) -> Result<Decision, Undecided> {
-    let enforced = world.enforcement.of(&facts.request.resource_type);
-    let error = match verdict {
-        Ok(verdict) => return Ok(Decision::new(facts, policy.reference().clone(), verdict, enforced)),
-        Err(error) => error,
-    };
-    tracing::error!(
-        policy = &*policy.reference().name,
-        kind = error.kind(),
-        reason = %error,
-        decisionId = %facts.request.id,
-        tenantId = facts.request.tenant.as_str(),
-        "Policy failed"
-    );
-    let annotation = ("policy_failed".to_owned(), error.kind().to_owned());
-    let allow = || Verdict::Allow { at_most: None, annotations: vec![annotation.clone()] };
-    match policy.on_error() {
-        OnError::Standard if let Ok(verdict) = generation.standard().decide(&facts) => {
-            let mut decision = Decision::new(facts, generation.standard().reference().clone(), verdict, enforced);
-            decision.annotations.push(annotation);
-            Ok(decision)
-        }
-        OnError::Standard | OnError::Deny if enforced => {
-            let undecided = Decision::new(facts, policy.reference().clone(), allow(), enforced);
-            let row = facts::failed(&undecided, policy.settings(), &error);
-            let decision_id = undecided.facts.request.id;
-            Err(Box::new((GateError::Policy { policy: policy.reference().clone(), error, decision_id }, row)))
-        }
-        // Where nothing is enforced, a broken policy stops nobody either; the answer says that it would have.
-        OnError::Standard | OnError::Deny => {
-            let deny = Verdict::Deny {
-                code: "policy_failed".to_owned(),
-                reason: error.to_string(),
-                quota: None,
-                retry_after_s: None,
-                annotations: vec![annotation],
-            };
-            Ok(Decision::new(facts, policy.reference().clone(), deny, enforced))
-        }
-        OnError::Allow => Ok(Decision::new(facts, policy.reference().clone(), allow(), enforced)),
-    }
-}
-
-/// Whether the caller is told no.
-fn is_denied(decision: &Decision) -> bool {
-    matches!(decision.outcome, Outcome::Denied(_))
 }

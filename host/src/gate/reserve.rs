@@ -14,13 +14,15 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
+use super::guests::{Guests, Undecided, is_denied};
 use super::known::Known;
-use super::{GateError, Guests, Reply, Undecided, World, is_denied};
+use super::{GateError, Reply, World};
 use crate::decision::{Decision, Facts, Request};
 use crate::money::Money;
 use crate::policy::Generation;
 use crate::quota::{ClosedWindow, QuotaRow, TenantId};
-use crate::store::reservations::{Admission, Locked, NewReservation, Reservation, RowChange};
+use crate::store::admission::{Admission, Locked, NewReservation, RowChange};
+use crate::store::reservations::Reservation;
 use crate::store::subjects::{Standing, Subject};
 use crate::store::{Link, StoreError};
 

@@ -3,6 +3,7 @@
 //! Amounts are `NUMERIC(20,9)` in the tables and nano-dollars here: they are multiplied on the way,
 //! never divided, and never pass a float. Instants are arguments: the database's clock decides nothing.
 
+pub mod admission;
 pub mod bench;
 pub mod costs;
 pub mod decisions;
