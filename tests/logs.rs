@@ -113,18 +113,16 @@ async fn decisions_are_logged_letter_by_letter() {
     let decisions: Vec<&String> = lines.iter().filter(|line| line.contains("tenantId")).collect();
     assert_eq!(decisions, expected.iter().collect::<Vec<_>>());
     // The view has a row for each denial line.
-    let rows = database
-        .rows("SELECT level, message, tenant_id FROM public.application_logs ORDER BY decision_id, message DESC")
-        .await;
+    let rows = database.rows("SELECT level, message, tenant_id FROM public.application_logs ORDER BY message").await;
     let rows: Vec<String> =
         rows.iter().map(|row| format!("{} {} {}", row["level"], row["message"], row["tenant_id"])).collect();
     assert_eq!(
         rows,
         [
-            "warn LLM quota check failed acme-corp",
             "warn Chat request denied due to LLM quota exceeded acme-corp",
             "error E2B quota exceeded, cannot create sandbox acme-corp",
             "warn GPU quota exceeded acme-corp",
+            "warn LLM quota check failed acme-corp",
             "warn LLM request denied by policy globex",
         ]
     );
