@@ -210,3 +210,23 @@ async fn no_request_fails_while_policies_are_swapped() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tier_whose_policy_does_not_hold_at_the_start_is_not_left_to_the_standard_one() {
+    let folder = guests::own_folder();
+    folder.write("odd.wasm", "no component");
+    let host = Setup { policies: guests::open(folder.path().to_owned()), ..Setup::default() }.start().await;
+    host.tenant("acme-corp", Some("odd"), None).await;
+    assert_eq!(ask(&host, "u-1").await.expect_status(503).at("/error"), "policy_failed");
+    let reserve = json!({ "tenantId": "acme-corp", "resourceType": "llm" });
+    host.post("/v1/reservations", reserve).await.expect_status(503);
+    // Everybody else is served, and so is the tier once its policy holds.
+    host.check(json!({ "tenantId": "globex", "resourceType": "llm" })).await.expect_status(200);
+    guests::install(&folder, "every-second-user", "odd", guests::PATIENT);
+    reload(&host).await.expect_status(200);
+    assert_eq!(ask(&host, "u-1").await.expect_status(200).at("/policy/name"), "odd");
+    // A broken file that comes later leaves serving what served before.
+    folder.write("odd.wasm", "no component");
+    reload(&host).await.expect_status(422);
+    assert_eq!(ask(&host, "u-1").await.expect_status(200).at("/policy/name"), "odd");
+}

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::{GateError, World, facts};
-use crate::decision::{Decision, Facts, Outcome, Verdict};
+use crate::decision::{Decision, Facts, Outcome, PolicyRef, Verdict};
 use crate::policy::manifest::OnError;
 use crate::policy::{Generation, Policy, PolicyError, Session};
 use crate::quota::TenantId;
@@ -37,7 +37,10 @@ impl<'a> Guests<'a> {
     }
 
     pub(super) fn decide(&mut self, facts: Facts) -> Result<Decision, Undecided> {
-        let policy = self.generation.for_tier(facts.tier.as_ref());
+        let policy = match self.generation.for_tier(facts.tier.as_ref()) {
+            Ok(policy) => policy,
+            Err(error) => return self.without_policy(facts, error.clone()),
+        };
         let tenant = &facts.request.tenant;
         let fits =
             |(owner, session): &(TenantId, Session<'a>)| owner == tenant && std::ptr::eq(session.policy(), policy);
@@ -48,6 +51,29 @@ impl<'a> Guests<'a> {
         let verdict = session.decide(&facts);
         self.session = Some((tenant.clone(), session));
         conclude(self.world, self.generation, policy, facts, verdict)
+    }
+}
+
+impl Guests<'_> {
+    /// The tier's policy was refused, and no earlier version of it serves.
+    fn without_policy(&self, facts: Facts, error: PolicyError) -> Result<Decision, Undecided> {
+        let name = facts.tier.as_ref().map_or("", crate::quota::Tier::as_str);
+        let policy = PolicyRef { name: name.into(), digest: "refused".into() };
+        let enforced = self.world.enforcement.of(&facts.request.resource_type);
+        let deny = Verdict::Deny {
+            code: "policy_failed".to_owned(),
+            reason: error.to_string(),
+            quota: None,
+            retry_after_s: None,
+            annotations: Vec::new(),
+        };
+        let decision = Decision::new(facts, policy.clone(), deny, enforced);
+        if !enforced {
+            return Ok(decision);
+        }
+        let row = facts::failed(&decision, &[], &error);
+        let decision_id = decision.facts.request.id;
+        Err(Box::new((GateError::Policy { policy, error, decision_id }, row)))
     }
 }
 

@@ -4,7 +4,7 @@
 //! fixtures under production limits) and then swaps one generation whole. A policy that does not
 //! hold leaves its last good version serving. A request keeps the generation it began with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -130,12 +130,23 @@ pub struct Generation {
     /// All of them, the standard one too.
     policies: BTreeMap<String, Arc<Policy>>,
     refused: BTreeMap<String, PolicyError>,
+    /// Those of the refused that have never served since the host started: it does not know what served before.
+    unserved: BTreeSet<String>,
 }
 
 impl Generation {
-    /// The policy for a tier: its own, or the standard one.
-    pub fn for_tier(&self, tier: Option<&Tier>) -> &Policy {
-        tier.and_then(|tier| self.policies.get(tier.as_str())).unwrap_or(&self.standard)
+    /// The policy for a tier: its own, or the standard one where it has no file.
+    ///
+    /// # Errors
+    /// The tier had a file when the host started, and it does not hold: the standard policy was not meant for this tier,
+    /// and may allow what its own would not. A broken file that comes later leaves serving what served before.
+    pub fn for_tier(&self, tier: Option<&Tier>) -> Result<&Policy, &PolicyError> {
+        let Some(name) = tier.map(Tier::as_str) else { return Ok(&self.standard) };
+        match (self.policies.get(name), self.refused.get(name)) {
+            (Some(policy), _) => Ok(policy),
+            (None, Some(error)) if self.unserved.contains(name) => Err(error),
+            (None, _) => Ok(&self.standard),
+        }
     }
 
     /// The standard policy.
@@ -155,7 +166,7 @@ impl Generation {
 
     /// Every policy that serves or was refused, by name.
     pub fn statuses(&self) -> Vec<Status> {
-        let names: std::collections::BTreeSet<&String> = self.policies.keys().chain(self.refused.keys()).collect();
+        let names: BTreeSet<&String> = self.policies.keys().chain(self.refused.keys()).collect();
         names
             .into_iter()
             .map(|name| Status {
@@ -244,7 +255,7 @@ fn read(
     serving: Option<&Generation>,
     now: DateTime<Utc>,
 ) -> Result<Generation, PolicyError> {
-    let (mut policies, mut refused) = (BTreeMap::new(), BTreeMap::new());
+    let (mut policies, mut refused, mut unserved) = (BTreeMap::new(), BTreeMap::new(), BTreeSet::new());
     for name in names(dir)? {
         let last_good = serving.and_then(|serving| serving.policies.get(&name));
         match prepare(dir, engine, &name, last_good, now) {
@@ -255,6 +266,8 @@ fn read(
                 tracing::error!(policy = name, kind = error.kind(), reason = %error, "Policy refused");
                 if let Some(policy) = last_good {
                     policies.insert(name.clone(), policy.clone());
+                } else if serving.is_none_or(|serving| serving.unserved.contains(&name)) {
+                    unserved.insert(name.clone());
                 }
                 refused.insert(name, error);
             }
@@ -273,7 +286,7 @@ fn read(
         (None, None, Some(error)) => return Err(within("standard.wasm", error.clone())),
         (None, None, None) => return Err(PolicyError::Load(format!("{} has no standard.wasm", dir.display()))),
     };
-    Ok(Generation { standard, policies, refused })
+    Ok(Generation { standard, policies, refused, unserved })
 }
 
 fn prepare(

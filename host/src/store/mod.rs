@@ -176,9 +176,26 @@ pub async fn migrate(options: &PgConnectOptions) -> Result<(), StoreError> {
     sqlx::query("SET search_path = copilot_internal").execute(&mut connection).await?;
     MIGRATIONS.run(&mut connection).await?;
     create_log_view(&mut connection).await?;
+    report_combined_quotas(&mut connection).await?;
     // Plans are made once and kept, so the first ones should know the tables.
     sqlx::query("ANALYZE").execute(&mut connection).await?;
     connection.close().await?;
+    Ok(())
+}
+
+/// The replaced system had quotas for all resource types together. They are kept, and limit nothing: whoever relied on
+/// them must hear of it.
+async fn report_combined_quotas(connection: &mut PgConnection) -> Result<(), StoreError> {
+    let combined: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM copilot_internal.cost_quotas WHERE resource_type = 'all'")
+            .fetch_one(connection)
+            .await?;
+    if combined > 0 {
+        tracing::warn!(
+            combined,
+            "Quotas of the resource type \"all\" limit nothing: give each type, llm and e2b, its own"
+        );
+    }
     Ok(())
 }
 
