@@ -183,6 +183,17 @@ async fn only_held_money_in_the_way_says_when_the_first_of_it_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn money_that_another_window_holds_is_not_waited_for() {
+    let host = host().await;
+    host.at("2026-01-04T23:59:00Z");
+    host.reserve(with(llm("5.00"), json!({ "ttlSeconds": 600 }))).await.expect_status(201);
+    host.at("2026-01-05T00:01:00Z");
+    host.reserve(with(llm("9.00"), json!({ "ttlSeconds": 3600 }))).await.expect_status(201);
+    let denial = host.reserve(llm("2.00")).await.expect_status(429);
+    assert_eq!((denial.word("/code"), denial.at("/retryAfter")), ("capacity_held".into(), json!(3600)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn expired_money_stands_in_nobodys_way() {
     for path in ["/v1/reservations", "/v1/check"] {
         let host = host().await;

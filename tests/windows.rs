@@ -146,3 +146,13 @@ async fn a_deleted_quotas_closed_windows_stay_in_the_books() {
     host.delete("/v1/quotas/tenant/acme-corp/llm/day").await.expect_status(204);
     assert_eq!(host.database.rows(PERIODS).await[0]["spend"], "2.000000000");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_that_is_over_stays_in_the_books_of_a_quota_that_is_deleted_before_anybody_touched_it() {
+    let host = Host::start().await;
+    host.database.quota("tenant acme-corp llm day", "50.00", "0").await;
+    host.cost(llm_cost("c-1", "2.00")).await;
+    host.at("2026-01-05T00:00:00Z");
+    host.delete("/v1/quotas/tenant/acme-corp/llm/day").await.expect_status(204);
+    assert_eq!(host.database.rows(PERIODS).await[0]["spend"], "2.000000000");
+}

@@ -4,6 +4,7 @@ mod answer;
 mod binary;
 mod cluster;
 pub mod guests;
+mod patience;
 mod scratch;
 
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use tollgate::store::Store;
 pub use self::answer::Answer;
 pub use self::binary::{Binary, tollgate};
 pub use self::cluster::Database;
+pub use self::patience::{PATIENCE, until};
 pub use self::scratch::Scratch;
 
 /// Where every clock stands at first: a Sunday at noon.

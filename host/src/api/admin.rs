@@ -142,7 +142,7 @@ pub async fn delete_quota(
     State(app): State<Arc<App>>,
     Part(path): Part<(String, String, String, String)>,
 ) -> Result<Response, ApiError> {
-    if app.store.delete_quota(&quota_key(path)?).await? {
+    if app.store.delete_quota(&quota_key(path)?, app.clock.now()).await? {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     Err(ApiError::not_found("no such quota"))

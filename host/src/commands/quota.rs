@@ -45,7 +45,7 @@ pub(super) async fn run(command: QuotaCommand) -> Result<(), Failure> {
         QuotaCommand::Delete { key, store } => {
             let key = parse_key(key)?;
             let opened = OpenStore::open(&configured(&store)?).await?;
-            let deleted = opened.store.delete_quota(&key).await;
+            let deleted = opened.store.delete_quota(&key, Clock::System.now()).await;
             opened.close().await?;
             if !deleted? {
                 return Err(Failure::new(format!("there is no quota {} a {}", name(&key), key.period))

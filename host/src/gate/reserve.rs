@@ -110,6 +110,9 @@ pub(super) async fn reserve_batch(world: &World, state: &mut LaneState, jobs: Ve
         let round = Round { world, generation: &generation, state: &mut *state, fresh: &mut fresh };
         let outcome = round.run(std::mem::take(&mut pending)).await;
         left.extend(outcome.left);
+        for job in outcome.alone {
+            left.extend(Box::pin(reserve_batch(world, state, vec![job])).await);
+        }
         if let Some((error, jobs)) = outcome.failed {
             let error = Arc::new(error);
             for job in jobs {
@@ -142,6 +145,8 @@ struct Outcome {
     /// To be decided again.
     again: Vec<ReserveJob>,
     left: Vec<ReserveJob>,
+    /// One of them breaks a constraint: each for itself, so that the others are admitted.
+    alone: Vec<ReserveJob>,
 }
 
 impl Round<'_> {
@@ -221,6 +226,9 @@ impl Round<'_> {
                 // Their rows are older than what has happened since.
                 outcome.again.extend(outcome.denied.drain(..).map(|(job, _)| job));
                 fresh.clear();
+            }
+            Err(StoreError::Refused(_)) if plan.admitted.len() > 1 => {
+                outcome.alone = plan.admitted.into_iter().map(|(job, _, _)| job).collect();
             }
             Err(error) => {
                 // It is not known whether it was committed: nobody is decided again under the same id.
@@ -410,8 +418,11 @@ impl World {
         may_give_back: bool,
     ) -> Result<bool, StoreError> {
         let held_back = decisions.iter().filter(|decision| decision.is_held_back());
-        let mut quotas: Vec<Uuid> =
-            held_back.filter_map(|decision| Some(decision.denial()?.binding.as_ref()?.id)).collect();
+        let window = |decision: &Decision| {
+            let binding = decision.denial()?.binding.as_ref()?;
+            Some((binding.id, binding.window.start))
+        };
+        let mut quotas: Vec<(Uuid, DateTime<Utc>)> = held_back.filter_map(window).collect();
         quotas.sort_unstable();
         quotas.dedup();
         if quotas.is_empty() {

@@ -181,13 +181,16 @@ impl Locked {
     }
 }
 
+/// The constraint that makes a request id one reservation.
+const ONCE_PER_REQUEST_ID: &str = "reservations_once_per_request_id";
+
 async fn admit(connection: &mut PgConnection, admission: &Admission, now: DateTime<Utc>) -> Result<bool, StoreError> {
     let Admission { subjects, rows, closed, reservations } = admission;
     let pairs = || {
         let numbered = subjects.iter().zip(1_i64..);
         numbered.flat_map(|((_, standing), n)| standing.quotas.iter().map(move |quota| (n, quota.id)))
     };
-    let ok = sqlx::query_scalar(ADMIT)
+    let answer = sqlx::query_scalar(ADMIT)
         .bind(now)
         .bind(column(subjects, |(subject, _)| subject.tenant.as_str()))
         .bind(column(subjects, |(subject, _)| subject.user.as_ref().map(UserId::as_str)))
@@ -232,8 +235,12 @@ async fn admit(connection: &mut PgConnection, admission: &Admission, now: DateTi
         .bind(column(reservations, |new| new.policy_name.as_str()))
         .bind(column(reservations, |new| new.policy_digest.as_str()))
         .fetch_one(connection)
-        .await?;
-    Ok(ok)
+        .await;
+    match answer {
+        // The same request id through another host, after this statement's snapshot was taken, and no quota made it wait.
+        Err(sqlx::Error::Database(error)) if error.constraint() == Some(ONCE_PER_REQUEST_ID) => Ok(false),
+        answer => Ok(answer?),
+    }
 }
 
 fn count(admitted: u64) -> i64 {

@@ -255,19 +255,25 @@ impl Store {
             .collect()
     }
 
-    /// For each of `quotas` that a reservation holds money of: when the first of them expires.
+    /// For each of `quotas` of which reservations hold money in its window that starts then: when the first of them expires.
     ///
     /// # Errors
     /// The database does not answer.
-    pub async fn first_expiries(&self, quotas: &[Uuid]) -> Result<Vec<(Uuid, DateTime<Utc>)>, StoreError> {
+    pub async fn first_expiries(
+        &self,
+        quotas: &[(Uuid, DateTime<Utc>)],
+    ) -> Result<Vec<(Uuid, DateTime<Utc>)>, StoreError> {
         Ok(sqlx::query_as(
             "SELECT q.id, first.expires_at
-             FROM unnest($1::uuid[]) AS q (id), LATERAL (
+             FROM unnest($1::uuid[], $2::timestamptz[]) AS q (id, window_start), LATERAL (
                  SELECT r.expires_at FROM copilot_internal.reservations r
-                 WHERE r.state = 'held' AND r.quota_ids @> ARRAY[q.id] ORDER BY r.expires_at LIMIT 1
+                 WHERE r.state = 'held' AND r.quota_ids @> ARRAY[q.id]
+                   AND (q.id, q.window_start) IN (SELECT * FROM unnest(r.quota_ids, r.window_starts))
+                 ORDER BY r.expires_at LIMIT 1
              ) AS first",
         )
-        .bind(quotas)
+        .bind(column(quotas, |(id, _)| *id))
+        .bind(column(quotas, |(_, start)| *start))
         .fetch_all(&self.pool)
         .await?)
     }

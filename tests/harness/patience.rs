@@ -1,0 +1,15 @@
+//! Waiting for what will be so: a look every few milliseconds, and an end to it.
+
+use std::time::Duration;
+
+/// After so long something has gone wrong for good.
+pub const PATIENCE: Duration = Duration::from_secs(40);
+
+pub async fn until<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut() -> F) {
+    let looking = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, looking).await.unwrap_or_else(|_| panic!("not in {PATIENCE:?}: {what}"));
+}

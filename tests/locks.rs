@@ -1,0 +1,91 @@
+//! The lock order: whatever moves money locks quotas by id, then reservations. Where everybody does, nobody deadlocks.
+
+use chrono::TimeDelta;
+use serde_json::{Value, json};
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
+use tollgate::gate::Gate;
+use tollgate::store::Store;
+use tollgate::worker;
+
+use crate::harness::{Answer, ENFORCED, Host, guests, llm, llm_cost, until};
+
+/// Their rows lie in another order than that of their ids.
+const QUOTAS: &str = "
+    INSERT INTO copilot_internal.cost_quotas (id, scope, scope_id, resource_type, period, limit_usd, period_start)
+    VALUES ('00000000-0000-0000-0000-000000000003', 'tenant', 'acme-corp', 'llm', 'day', 50, '2026-01-04 00:00Z'),
+           ('00000000-0000-0000-0000-000000000001', 'tenant', 'acme-corp', 'llm', 'hour', 50, '2026-01-04 12:00Z'),
+           ('00000000-0000-0000-0000-000000000004', 'global', '*', 'llm', 'day', 50, '2026-01-04 00:00Z'),
+           ('00000000-0000-0000-0000-000000000002', 'global', '*', 'llm', 'hour', 50, '2026-01-04 12:00Z')";
+
+const HOLD: &str =
+    "BEGIN; SELECT FROM copilot_internal.cost_quotas WHERE id = '00000000-0000-0000-0000-000000000001' FOR UPDATE";
+const WAITING: &str = "SELECT count(*) > 0 FROM pg_stat_activity
+                       WHERE datname = current_database() AND application_name = 'tollgate' AND wait_event_type = 'Lock'";
+const LOCKED: &str = "
+    SELECT (SELECT count(*) FROM copilot_internal.cost_quotas) + (SELECT count(*) FROM copilot_internal.reservations)
+         - (SELECT count(*) FROM (SELECT FROM copilot_internal.cost_quotas FOR UPDATE SKIP LOCKED) AS q)
+         - (SELECT count(*) FROM (SELECT FROM copilot_internal.reservations FOR UPDATE SKIP LOCKED) AS r)";
+
+async fn execute(connection: &mut PgConnection, sql: &str) {
+    sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(connection).await.expect("a database that answers");
+}
+
+/// While somebody has the lock of the first quota, what waits for it has none: the first quota comes first.
+async fn waits_with_empty_hands<T>(host: &Host, what: &str, work: impl Future<Output = T> + Send + 'static) -> T
+where
+    T: Send + 'static,
+{
+    let mut holder = host.database.options().connect().await.expect("a connection");
+    execute(&mut holder, HOLD).await;
+    let work = tokio::spawn(work);
+    until(&format!("{what} waits for the lock"), || async { host.database.value(WAITING).await == "t" }).await;
+    // The first quota is locked, by us; nothing else is.
+    assert_eq!(host.database.value(LOCKED).await, "1", "locked while {what} waits for the first quota");
+    holder.close().await.expect("a closed connection");
+    work.await.expect("no panic")
+}
+
+/// A request that must succeed, once it is no longer kept waiting.
+async fn sends(host: &Host, path: &str, body: Value) -> Answer {
+    let answer = waits_with_empty_hands(host, path, Answer::of(host.request("POST", path).json(&body))).await;
+    assert!([200, 201].contains(&answer.status), "{path}: {answer:?}");
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_moves_money_locks_the_quotas_by_id_and_then_the_reservations() {
+    let host = Host::start().await;
+    host.database.run(QUOTAS).await;
+    let reserve = "/v1/reservations";
+    let first = host.post(reserve, llm("1")).await.expect_status(201).word("/reservationId");
+    let second = host.post(reserve, llm("1")).await.expect_status(201).word("/reservationId");
+    host.post(reserve, llm("1")).await.expect_status(201);
+
+    sends(&host, reserve, llm("1")).await;
+    sends(&host, "/v1/costs", llm_cost("c-1", "1")).await;
+    let settle = json!({ "tenantId": "acme-corp", "actualCostUsd": "2" });
+    sends(&host, &format!("/v1/reservations/{first}/settle"), settle).await;
+    sends(&host, &format!("/v1/reservations/{second}/release"), json!({ "tenantId": "acme-corp" })).await;
+
+    // A host that has lost to another one locks before it decides.
+    let beside = host.beside().await;
+    beside.post(reserve, llm("1")).await.expect_status(201);
+    host.post(reserve, llm("1")).await.expect_status(201);
+    sends(&host, reserve, llm("1")).await;
+
+    let store = Store::connect(host.database.options()).await.expect("the test's database");
+    let gate = Gate::start(store.clone(), guests::shipped(), ENFORCED, host.clock.clone());
+    host.clock.advance(TimeDelta::seconds(301));
+    let expires = async move { worker::expire(&gate).await.expect("a database that answers") };
+    waits_with_empty_hands(&host, "expiry", expires).await;
+    let held = "SELECT sum(held_usd) FROM copilot_internal.cost_quotas";
+    assert_eq!(host.database.value(held).await, "0.000000000");
+
+    host.at("2026-01-05T00:00:00Z");
+    let (clock, rolling) = (host.clock.clone(), store.clone());
+    let rolls = async move { worker::roll_over(&rolling, &clock).await.expect("a database that answers") };
+    waits_with_empty_hands(&host, "the rollover", rolls).await;
+    assert_eq!(host.database.value("SELECT count(*) FROM copilot_internal.cost_quota_periods").await, "4");
+    store.close().await;
+}
