@@ -133,7 +133,7 @@ async fn the_last_windows_total_reaches_the_policy() {
     host.at("2026-01-07T12:00:00Z");
     host.check(llm("110.00")).await.expect_status(200);
     let facts = host.get("/v1/decisions?limit=1").await;
-    assert!(facts.text.contains(r#""previousSpendUsd": 0.00"#), "{}", facts.text);
+    assert!(facts.text.contains(r#""previousSpendUsd":0.00"#), "{}", facts.text);
 }
 
 #[tokio::test(flavor = "multi_thread")]

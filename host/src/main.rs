@@ -6,6 +6,10 @@ use clap::Parser as _;
 use tollgate::cli::Cli;
 use tollgate::commands;
 
+/// Most of a request's own cost is in small allocations.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main]
 async fn main() -> ExitCode {
     match commands::run(Cli::parse()).await {

@@ -180,7 +180,7 @@ pub struct QuotaKey {
     /// Whose money.
     pub scope: Scope,
     /// `acme-corp`, `acme-corp/u-42`, `eu-team`, `*`.
-    pub scope_id: String,
+    pub scope_id: Arc<str>,
     /// For what.
     pub resource_type: ResourceType,
     /// How often it starts from zero.

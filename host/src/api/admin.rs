@@ -57,7 +57,7 @@ impl QuotaView {
             remaining_usd: quota.remaining(),
             utilization_percent: Percent(quota.utilization_permille()),
             scope: quota.key.scope,
-            scope_id: quota.key.scope_id,
+            scope_id: quota.key.scope_id.to_string(),
             resource_type: quota.key.resource_type,
             period: quota.key.period,
             limit_usd: quota.limit,
@@ -83,7 +83,7 @@ pub fn quota_key(
     scope.check_id(&scope_id).map_err(|fault| ApiError::invalid("scopeId", fault))?;
     Ok(QuotaKey {
         scope,
-        scope_id,
+        scope_id: scope_id.into(),
         resource_type: ResourceType::parse(&resource_type).map_err(|fault| ApiError::invalid("resourceType", fault))?,
         period: period.parse().map_err(|fault| ApiError::invalid("period", fault))?,
     })

@@ -48,7 +48,7 @@ pub async fn reserve(
     let said =
         (&request.user, &request.resource_type, request.estimate.nanos(), ttl.num_seconds(), &request.attributes);
     let digest = gate::digest(&said)?;
-    let response = match app.gate.reserve(request, ttl, digest).await? {
+    let response = match app.gate.reserve(request, ttl, digest.into()).await? {
         Reserved::Decided { decision, held } => match (&decision.outcome, held) {
             (Outcome::Denied(denial), _) => denial::respond(&decision.facts.request, denial, shape),
             (_, None) => return Err(ApiError::internal("allowed, and nothing was set aside")),

@@ -70,7 +70,7 @@ fn parse_key(args: QuotaKeyArgs) -> Result<QuotaKey, Failure> {
     scope.check_id(&args.scope_id).map_err(usage("SCOPE_ID"))?;
     Ok(QuotaKey {
         scope,
-        scope_id: args.scope_id,
+        scope_id: args.scope_id.into(),
         resource_type: ResourceType::parse(&args.resource_type).map_err(usage("RESOURCE_TYPE"))?,
         period: args.period.parse().map_err(usage("PERIOD"))?,
     })
@@ -112,7 +112,7 @@ fn print(quotas: &[ListedQuota], json: bool) -> Result<(), Failure> {
         let quota = listed.row.at(now);
         [
             quota.key.scope.to_string(),
-            quota.key.scope_id.clone(),
+            quota.key.scope_id.to_string(),
             quota.key.resource_type.to_string(),
             quota.key.period.to_string(),
             quota.limit.to_string(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 
 use super::guests::{Guests, Undecided};
-use super::{GateError, Reply, World, facts};
+use super::{GateError, Reply, World};
 use crate::decision::{Decision, Facts, Request};
 use crate::policy::Generation;
 use crate::store::subjects::{Standing, Subject};
@@ -14,7 +14,7 @@ use crate::store::{Link, StoreError};
 
 pub(super) struct CheckJob {
     pub(super) request: Arc<Request>,
-    pub(super) reply: Reply<Decision>,
+    pub(super) reply: Reply<Arc<Decision>>,
 }
 
 impl CheckJob {
@@ -40,7 +40,7 @@ pub(super) async fn batch(world: Arc<World>, link: Arc<Mutex<Link>>, jobs: Vec<C
             Ok(true) => held_back = decide_all(&world, &mut link, &generation, jobs, &mut left).await,
             Ok(false) => {
                 for (job, decision) in jobs.into_iter().zip(decisions) {
-                    world.record(&generation, &decision).await;
+                    let decision = world.record(&generation, decision).await;
                     let _ = job.reply.send(Ok(decision));
                 }
                 break;
@@ -65,7 +65,7 @@ fn fail(jobs: Vec<CheckJob>, error: StoreError) {
 async fn decide_all(
     world: &World,
     link: &mut Link,
-    generation: &Generation,
+    generation: &Arc<Generation>,
     jobs: Vec<CheckJob>,
     left: &mut Vec<CheckJob>,
 ) -> Vec<(CheckJob, Decision)> {
@@ -96,12 +96,12 @@ async fn decide_all(
         match answer {
             Ok(decision) if decision.is_held_back() => held_back.push((job, decision)),
             Ok(decision) => {
-                world.record(generation, &decision).await;
+                let decision = world.record(generation, decision).await;
                 let _ = job.reply.send(Ok(decision));
             }
             Err(undecided) => {
                 let (error, row) = *undecided;
-                world.recorder.always(row).await;
+                world.recorder.failed(row).await;
                 let _ = job.reply.send(Err(error));
             }
         }
@@ -112,7 +112,7 @@ async fn decide_all(
 /// Answers what is allowed at once; returns the rest, for which something is to be written first.
 fn run_guests(
     world: &World,
-    generation: &Generation,
+    generation: &Arc<Generation>,
     jobs: Vec<CheckJob>,
     place_of: &[usize],
     standings: &[Standing],
@@ -134,9 +134,8 @@ fn run_guests(
         };
         match guests.decide(facts) {
             Ok(decision) if decision.denial().is_none() => {
-                let second = decision.facts.request.at.timestamp();
-                let settings = generation.settings_of(&decision.policy);
-                world.recorder.allowed(second, || facts::row(&decision, settings));
+                let decision = Arc::new(decision);
+                world.recorder.allowed(&decision, generation);
                 let _ = job.reply.send(Ok(decision));
             }
             answer => unanswered.push((job, answer)),

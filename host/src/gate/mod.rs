@@ -48,7 +48,7 @@ pub use self::reserve::Reserved;
 /// Lanes of each kind: two keep the database busy, more only wait for each other.
 const LANES: usize = 2;
 const QUEUE: usize = 1_024;
-const LARGEST_BATCH: usize = 128;
+const LARGEST_BATCH: usize = 256;
 
 /// Which resource types are enforced.
 #[derive(Clone, Copy, Debug)]
@@ -168,7 +168,7 @@ impl Gate {
     ///
     /// # Errors
     /// There is no decision; see [`GateError`].
-    pub async fn check(&self, request: Request) -> Result<Decision, GateError> {
+    pub async fn check(&self, request: Request) -> Result<Arc<Decision>, GateError> {
         lines::asked(&request);
         let lane = &self.checks[self.lane(&request.tenant)];
         let decision = send(lane, |reply| CheckJob { request: Arc::new(request), reply }).await?;
@@ -180,7 +180,7 @@ impl Gate {
     ///
     /// # Errors
     /// There is no decision; see [`GateError`]. Where the store did not answer, money may have been set aside.
-    pub async fn reserve(&self, request: Request, ttl: TimeDelta, body: String) -> Result<Reserved, GateError> {
+    pub async fn reserve(&self, request: Request, ttl: TimeDelta, body: Arc<str>) -> Result<Reserved, GateError> {
         lines::asked(&request);
         let lane = &self.money[self.lane(&request.tenant)];
         let job = |reply| MoneyJob::Reserve(ReserveJob { request: Arc::new(request), ttl, body, reply });
@@ -254,8 +254,10 @@ async fn send<Job: Send + 'static, T>(lane: &Lane<Job>, job: impl FnOnce(Reply<T
 }
 
 impl World {
-    /// Keeps a decision for its readers: those that refuse always, allowed checks up to a rate.
-    async fn record(&self, generation: &Generation, decision: &Decision) {
-        self.recorder.always(facts::row(decision, generation.settings_of(&decision.policy))).await;
+    /// Keeps a decision for its readers.
+    async fn record(&self, generation: &Arc<Generation>, decision: Decision) -> Arc<Decision> {
+        let decision = Arc::new(decision);
+        self.recorder.decided(decision.clone(), generation.clone()).await;
+        decision
     }
 }

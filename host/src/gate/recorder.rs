@@ -1,21 +1,33 @@
-//! Writes decisions beside the hot path: in batches, with no wait on purpose, so that a row is there moments after
-//! its answer. Denials and failures are always written; allowed checks up to a rate, beyond which they are counted.
+//! Writes decisions beside the hot path: in batches, so that a row is there moments after its answer. Denials and
+//! failures are always written; allowed checks up to a rate, beyond which they are counted.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
 
+use super::facts;
+use crate::decision::Decision;
+use crate::policy::Generation;
 use crate::store::decisions::DecisionRow;
 use crate::store::{Store, StoreError};
 
 const QUEUE: usize = 8_192;
 const LARGEST_BATCH: usize = 512;
+/// More rows than this at once, and the next ones wait a little for each other: a statement costs more than its rows.
+const BUSY: usize = 16;
+/// How long they wait.
+const GATHERING: Duration = Duration::from_millis(25);
 /// Allowed checks that are stored in any one second.
 const ALLOWED_PER_SECOND: u64 = 1_000;
 const ATTEMPTS: u32 = 3;
 
 enum Job {
-    Write(Box<DecisionRow>),
+    /// Its row is made here, beside the hot path too.
+    Decided(Arc<Decision>, Arc<Generation>),
+    Failed(Box<DecisionRow>),
     Flush(oneshot::Sender<()>),
 }
 
@@ -35,8 +47,9 @@ impl Recorder {
         Self { jobs, second: AtomicI64::new(0), allowed_in_second: AtomicU64::new(0), skipped: AtomicU64::new(0) }
     }
 
-    /// Stores an allowed check if the rate allows it; never waits. The row is made only if it is stored.
-    pub fn allowed(&self, at_second: i64, row: impl FnOnce() -> DecisionRow) {
+    /// Stores an allowed check if the rate allows it; never waits.
+    pub fn allowed(&self, decision: &Arc<Decision>, generation: &Arc<Generation>) {
+        let at_second = decision.facts.request.at.timestamp();
         if self.second.swap(at_second, Ordering::Relaxed) != at_second {
             self.allowed_in_second.store(0, Ordering::Relaxed);
             let skipped = self.skipped.swap(0, Ordering::Relaxed);
@@ -45,16 +58,21 @@ impl Recorder {
             }
         }
         let stored = self.allowed_in_second.fetch_add(1, Ordering::Relaxed) < ALLOWED_PER_SECOND
-            && self.jobs.try_reserve().map(|place| place.send(Job::Write(Box::new(row())))).is_ok();
+            && self.jobs.try_send(Job::Decided(decision.clone(), generation.clone())).is_ok();
         if !stored {
             self.skipped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Stores a decision; waits for a place in the queue.
-    pub async fn always(&self, row: DecisionRow) {
+    /// Stores a decision, whatever it is; waits for a place in the queue.
+    pub async fn decided(&self, decision: Arc<Decision>, generation: Arc<Generation>) {
         // The task lives as long as this sender.
-        let _ = self.jobs.send(Job::Write(Box::new(row))).await;
+        let _ = self.jobs.send(Job::Decided(decision, generation)).await;
+    }
+
+    /// Stores that a policy failed; waits for a place in the queue.
+    pub async fn failed(&self, row: DecisionRow) {
+        let _ = self.jobs.send(Job::Failed(Box::new(row))).await;
     }
 
     /// Returns when everything that was given before is written.
@@ -80,10 +98,16 @@ async fn insert(store: &Store, rows: &[DecisionRow]) -> Result<(), StoreError> {
 async fn write(store: Store, mut arrivals: mpsc::Receiver<Job>) {
     let mut jobs = Vec::with_capacity(LARGEST_BATCH);
     while arrivals.recv_many(&mut jobs, LARGEST_BATCH).await > 0 {
+        if jobs.len() > BUSY {
+            gather(&mut arrivals, &mut jobs).await;
+        }
         let (mut rows, mut flushed) = (Vec::with_capacity(jobs.len()), Vec::new());
         for job in jobs.drain(..) {
             match job {
-                Job::Write(row) => rows.push(*row),
+                Job::Decided(decision, generation) => {
+                    rows.push(facts::row(&decision, generation.settings_of(&decision.policy)));
+                }
+                Job::Failed(row) => rows.push(*row),
                 Job::Flush(done) => flushed.push(done),
             }
         }
@@ -99,6 +123,19 @@ async fn write(store: Store, mut arrivals: mpsc::Receiver<Job>) {
         }
         for done in flushed {
             let _ = done.send(());
+        }
+    }
+}
+
+/// Adds what arrives within a moment; somebody who waits for the rows ends it.
+async fn gather(arrivals: &mut mpsc::Receiver<Job>, jobs: &mut Vec<Job>) {
+    let until = Instant::now() + GATHERING;
+    let mut seen = 0;
+    while jobs.len() < LARGEST_BATCH && !jobs[seen..].iter().any(|job| matches!(job, Job::Flush(_))) {
+        seen = jobs.len();
+        let room = LARGEST_BATCH - seen;
+        if !matches!(timeout_at(until, arrivals.recv_many(jobs, room)).await, Ok(1..)) {
+            return;
         }
     }
 }

@@ -8,6 +8,7 @@
 //! 5. Whoever was admitted before under the same request id is told so again.
 //! 6. Where held money stands in the way, what has expired is given back before anybody is refused.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -39,7 +40,7 @@ pub enum Reserved {
     /// Decided now: allowed, and then set aside, or denied.
     Decided {
         /// The decision.
-        decision: Box<Decision>,
+        decision: Arc<Decision>,
         /// Where it is allowed: the amount and when the host gives it back.
         held: Option<(Money, DateTime<Utc>)>,
     },
@@ -50,7 +51,7 @@ pub enum Reserved {
 pub(super) struct ReserveJob {
     pub(super) request: Arc<Request>,
     pub(super) ttl: TimeDelta,
-    pub(super) body: String,
+    pub(super) body: Arc<str>,
     pub(super) reply: Reply<Reserved>,
 }
 
@@ -87,7 +88,8 @@ impl LaneState {
 #[derive(Default)]
 struct Plan {
     admission: Admission,
-    admitted: Vec<(ReserveJob, Decision, NewReservation)>,
+    /// With its reservations, one by one.
+    admitted: Vec<(ReserveJob, Decision)>,
     denied: Vec<(ReserveJob, Decision)>,
     /// Not decided: the policy failed.
     failed: Vec<(ReserveJob, Undecided)>,
@@ -131,7 +133,7 @@ pub(super) async fn reserve_batch(world: &World, state: &mut LaneState, jobs: Ve
 
 struct Round<'a> {
     world: &'a World,
-    generation: &'a Generation,
+    generation: &'a Arc<Generation>,
     state: &'a mut LaneState,
     fresh: &'a mut HashSet<Subject>,
 }
@@ -152,13 +154,8 @@ struct Outcome {
 impl Round<'_> {
     async fn run(self, jobs: Vec<ReserveJob>) -> Outcome {
         let Self { world, generation, state, fresh } = self;
-        let mut subjects: Vec<Subject> = Vec::new();
-        for job in &jobs {
-            let subject = job.subject();
-            if !subjects.contains(&subject) {
-                subjects.push(subject);
-            }
-        }
+        let subjects: HashSet<Subject> = jobs.iter().map(ReserveJob::subject).collect();
+        let subjects: Vec<Subject> = subjects.into_iter().collect();
         let mut locked = None;
         match read(world, state, &subjects, &mut locked).await {
             Ok(standings) => {
@@ -177,7 +174,7 @@ impl Round<'_> {
         for (job, undecided) in plan.failed {
             for job in answer_repeated(world, vec![job]).await {
                 let (error, row) = *undecided.clone();
-                world.recorder.always(row).await;
+                world.recorder.failed(row).await;
                 let _ = job.reply.send(Err(error));
             }
         }
@@ -209,10 +206,10 @@ impl Round<'_> {
                 for change in plan.admission.rows {
                     state.known.wrote(change.written);
                 }
-                for (job, decision, new) in plan.admitted {
-                    world.record(generation, &decision).await;
+                for ((job, decision), new) in plan.admitted.into_iter().zip(plan.admission.reservations) {
+                    let decision = world.record(generation, decision).await;
                     let held = Some((new.held, new.expires_at));
-                    let _ = job.reply.send(Ok(Reserved::Decided { decision: Box::new(decision), held }));
+                    let _ = job.reply.send(Ok(Reserved::Decided { decision, held }));
                 }
             }
             Ok(false) => {
@@ -221,18 +218,18 @@ impl Round<'_> {
                 for (subject, _) in &plan.admission.subjects {
                     state.known.forget(subject);
                 }
-                let jobs = plan.admitted.into_iter().map(|(job, _, _)| job).collect();
+                let jobs = plan.admitted.into_iter().map(|(job, _)| job).collect();
                 outcome.again.extend(answer_repeated(world, jobs).await);
                 // Their rows are older than what has happened since.
                 outcome.again.extend(outcome.denied.drain(..).map(|(job, _)| job));
                 fresh.clear();
             }
             Err(StoreError::Refused(_)) if plan.admitted.len() > 1 => {
-                outcome.alone = plan.admitted.into_iter().map(|(job, _, _)| job).collect();
+                outcome.alone = plan.admitted.into_iter().map(|(job, _)| job).collect();
             }
             Err(error) => {
                 // It is not known whether it was committed: nobody is decided again under the same id.
-                outcome.failed = Some((error, plan.admitted.into_iter().map(|(job, _, _)| job).collect()));
+                outcome.failed = Some((error, plan.admitted.into_iter().map(|(job, _)| job).collect()));
             }
         }
         outcome
@@ -261,27 +258,39 @@ async fn read(
     Ok(unknown.into_iter().zip(standings).collect())
 }
 
+/// How a subject stands, and its number among those that are admitted.
+struct Place {
+    standing: Standing,
+    number: Option<usize>,
+}
+
 /// Decides `jobs` in order, each on the rows as those before it leave them.
 fn plan(world: &World, generation: &Generation, known: &Known, jobs: Vec<ReserveJob>) -> Plan {
     let mut guests = Guests::new(world, generation);
     let mut plan = Plan::default();
     let mut running: HashMap<Uuid, RowChange> = HashMap::new();
     let mut closed: Vec<ClosedWindow> = Vec::new();
-    let mut places: HashMap<Subject, Option<Standing>> = HashMap::new();
+    let mut places: HashMap<Subject, Place> = HashMap::new();
     for job in jobs {
         if guests.are_out_of_time() {
             plan.left.push(job);
             continue;
         }
         let subject = job.subject();
-        let Some(standing) = places.entry(subject.clone()).or_insert_with(|| known.standing(&subject)).as_ref() else {
-            plan.left.push(job);
-            continue;
+        let place = match places.entry(subject) {
+            Entry::Occupied(place) => place.into_mut(),
+            Entry::Vacant(vacant) => match known.standing(vacant.key()) {
+                Some(standing) => vacant.insert(Place { standing, number: None }),
+                None => {
+                    plan.left.push(job);
+                    continue;
+                }
+            },
         };
-        let current =
-            |row: &QuotaRow| running.get(&row.id).map_or_else(|| row.clone(), |change| change.written.clone());
+        let standing = &place.standing;
+        let current = |row: &QuotaRow| running.get(&row.id).map_or(row, |change| &change.written).at(job.request.at);
         let facts = Facts {
-            quotas: standing.quotas.iter().map(|row| current(row).at(job.request.at)).collect(),
+            quotas: standing.quotas.iter().map(current).collect(),
             tier: standing.tier.clone(),
             pool: standing.pool.clone(),
             request: job.request.clone(),
@@ -305,27 +314,21 @@ fn plan(world: &World, generation: &Generation, known: &Known, jobs: Vec<Reserve
             closed.extend(ended);
             holds.push((row.id, window));
         }
-        if !plan.admission.subjects.iter().any(|(other, _)| *other == subject) {
-            plan.admission.subjects.push((subject, standing.clone()));
-        }
-        let request = &job.request;
-        let new = NewReservation {
-            id: request.id,
-            tenant: request.tenant.clone(),
-            user: request.user.clone(),
-            resource_type: request.resource_type.clone(),
-            request_id: request.request_id.clone(),
+        let subjects = &mut plan.admission.subjects;
+        let subject = *place.number.get_or_insert_with(|| {
+            subjects.push((job.subject(), standing.clone()));
+            subjects.len() - 1
+        });
+        plan.admission.reservations.push(NewReservation {
+            request: job.request.clone(),
+            subject,
             body: job.body.clone(),
-            estimate: request.estimate,
             held,
-            created_at: request.at,
-            expires_at: request.at + job.ttl,
+            expires_at: job.request.at + job.ttl,
             holds,
-            policy_name: decision.policy.name.to_string(),
-            policy_digest: decision.policy.digest.to_string(),
-        };
-        plan.admission.reservations.push(new.clone());
-        plan.admitted.push((job, decision, new));
+            policy: decision.policy.clone(),
+        });
+        plan.admitted.push((job, decision));
     }
     plan.admission.rows = running.into_values().collect();
     plan.admission.closed = closed;
@@ -356,7 +359,7 @@ async fn answer_repeated(world: &World, jobs: Vec<ReserveJob>) -> Vec<ReserveJob
         let (tenant, request_id) = job.idempotency();
         match made.remove(&(tenant.to_string(), request_id)) {
             None => others.push(job),
-            Some(first) if first.body == job.body => {
+            Some(first) if first.body == *job.body => {
                 let _ = job.reply.send(Ok(Reserved::Repeated(Box::new(first))));
             }
             Some(_) => {
@@ -403,8 +406,8 @@ async fn refuse(
     }
     let generation = world.policies.generation();
     for (job, decision) in jobs.into_iter().zip(decisions) {
-        world.record(&generation, &decision).await;
-        let _ = job.reply.send(Ok(Reserved::Decided { decision: Box::new(decision), held: None }));
+        let decision = world.record(&generation, decision).await;
+        let _ = job.reply.send(Ok(Reserved::Decided { decision, held: None }));
     }
     Vec::new()
 }

@@ -177,7 +177,7 @@ impl CaseQuota {
             id: Uuid::nil(),
             key: QuotaKey {
                 scope,
-                scope_id: self.scope_id.clone(),
+                scope_id: self.scope_id.as_str().into(),
                 resource_type: resource_type.clone(),
                 period: self.period,
             },

@@ -1,43 +1,34 @@
 //! Admissions: money set aside in the step that decides, on exactly the rows that the policies saw.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use super::subjects::{Standing, Subject, newest_closed, quotas_that_apply};
 use super::{Link, Store, StoreError, column};
+use crate::decision::{PolicyRef, Request};
 use crate::money::Money;
-use crate::quota::{ClosedWindow, QuotaRow, ResourceType, TenantId, UserId};
+use crate::quota::{ClosedWindow, QuotaRow, UserId};
 
 /// Money that is to be set aside.
 #[derive(Clone, Debug)]
 pub struct NewReservation {
-    /// The reservation's id, which is its decision's, too.
-    pub id: Uuid,
-    /// Who is charged.
-    pub tenant: TenantId,
-    /// On whose behalf.
-    pub user: Option<UserId>,
-    /// What is bought.
-    pub resource_type: ResourceType,
-    /// The caller's idempotency id.
-    pub request_id: Option<String>,
+    /// Who asked for what; the reservation's id is its decision's, too.
+    pub request: Arc<Request>,
+    /// Its place in [`Admission::subjects`].
+    pub subject: usize,
     /// Digest of what the caller sent.
-    pub body: String,
-    /// Expected cost.
-    pub estimate: Money,
+    pub body: Arc<str>,
     /// Set aside: the estimate, or what the policy allowed at most.
     pub held: Money,
-    /// The request's time.
-    pub created_at: DateTime<Utc>,
-    /// When the host gives it back; at most 24 hours after `created_at`.
+    /// When the host gives it back; at most 24 hours after the request.
     pub expires_at: DateTime<Utc>,
     /// The quotas that hold it, each in one of its windows.
     pub holds: Vec<(Uuid, DateTime<Utc>)>,
     /// Which policy decided.
-    pub policy_name: String,
-    /// `sha256:…`.
-    pub policy_digest: String,
+    pub policy: PolicyRef,
 }
 
 /// A row as the policies saw it, and as it is to be after them.
@@ -64,56 +55,48 @@ pub struct Admission {
 
 /// Commits an admission if the rows, all of them and every value, are those that the policies saw, and no request id
 /// is there already. Tells whether it did.
+///
+/// Arrays are read by index: `unnest` would make a table of each of them. Quotas come in the order of their ids, so that
+/// the n-th locked row is the n-th of the arrays, or something has changed; what applies comes by subject and id.
 const ADMIT: &str = concat!(
-    "WITH subject AS MATERIALIZED (
-         SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[])
-              WITH ORDINALITY AS s (tenant_id, user_id, resource_type, tier, pool, n)
-     ), pair AS MATERIALIZED (
-         SELECT * FROM unnest($7::bigint[], $8::uuid[]) AS p (n, quota)
-     ), change AS MATERIALIZED (
-         SELECT * FROM unnest($9::uuid[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[],
-                              $15::timestamptz[], $16::timestamptz[], $17::bigint[],
-                              $18::bigint[], $19::bigint[], $20::bigint[], $21::timestamptz[])
-              AS c (id, limit_nanos, hard_nanos, spend_nanos, held_nanos, admitted, period_start, closed_start, closed_nanos,
-                    new_spend, new_held, new_admitted, new_start)
-     ), asked AS MATERIALIZED (
-         SELECT * FROM unnest($27::uuid[], $28::text[], $29::text[], $30::text[], $31::text[], $32::text[], $33::bigint[],
-                              $34::bigint[], $35::timestamptz[], $36::timestamptz[], $37::text[], $38::text[], $39::text[], $40::text[])
-              AS a (id, tenant_id, user_id, resource_type, request_id, body, estimate, held, created_at, expires_at,
-                    quota_ids, window_starts, policy_name, policy_digest)
+    "WITH s AS MATERIALIZED (
+         SELECT n, t.tier, t.pool, x.tenant_id, ($3::text[])[n] AS user_id, ($4::text[])[n] AS resource_type
+         FROM generate_series(1, cardinality($2::text[])) AS n
+         CROSS JOIN LATERAL (SELECT ($2::text[])[n] AS tenant_id) AS x
+         LEFT JOIN copilot_internal.tenants t ON t.tenant_id = x.tenant_id
      ), locked AS MATERIALIZED (
          SELECT * FROM copilot_internal.cost_quotas q WHERE q.id = ANY ($9) ORDER BY q.id FOR UPDATE
      ), applying AS MATERIALIZED (
-         SELECT s.n, q.id AS quota FROM subject s
-         LEFT JOIN copilot_internal.tenants t ON t.tenant_id = s.tenant_id
-         CROSS JOIN LATERAL (",
+         SELECT s.n::bigint AS n, q.id AS quota FROM s CROSS JOIN LATERAL (SELECT s.pool) AS t CROSS JOIN LATERAL (",
     quotas_that_apply!(),
-    ") AS q
+    ") AS q ORDER BY 1, 2
      ), same AS MATERIALIZED (
-         SELECT (SELECT count(*) FROM locked AS q JOIN change AS c USING (id) ",
+         SELECT (SELECT count(*) FROM (SELECT *, row_number() OVER (ORDER BY id) AS i FROM locked) AS q ",
     newest_closed!(),
-    "           WHERE ((q.limit_usd * 1000000000)::bigint, (q.hard_limit_usd * 1000000000)::bigint,
+    "           WHERE (q.id, (q.limit_usd * 1000000000)::bigint, (q.hard_limit_usd * 1000000000)::bigint,
                        (q.current_spend_usd * 1000000000)::bigint, (q.held_usd * 1000000000)::bigint, q.admitted_count,
                        q.period_start, closed.window_start, (closed.spend_usd * 1000000000)::bigint)
                       IS NOT DISTINCT FROM
-                      (c.limit_nanos, c.hard_nanos, c.spend_nanos, c.held_nanos, c.admitted,
-                       c.period_start, c.closed_start, c.closed_nanos)) = (SELECT count(*) FROM change)
+                      (($9::uuid[])[q.i], ($10::bigint[])[q.i], ($11::bigint[])[q.i],
+                       ($12::bigint[])[q.i], ($13::bigint[])[q.i], ($14::bigint[])[q.i],
+                       ($15::timestamptz[])[q.i], ($16::timestamptz[])[q.i], ($17::bigint[])[q.i])) = cardinality($9)
             AND NOT EXISTS (
-                SELECT FROM subject s LEFT JOIN copilot_internal.tenants t ON t.tenant_id = s.tenant_id
-                WHERE (t.tier, t.pool) IS DISTINCT FROM (s.tier, s.pool))
-            AND (SELECT count(*) FROM applying) = (SELECT count(*) FROM pair)
+                SELECT FROM s WHERE (s.tier, s.pool) IS DISTINCT FROM (($5::text[])[s.n], ($6::text[])[s.n]))
+            AND ARRAY(SELECT n FROM applying) = $7::bigint[] AND ARRAY(SELECT quota FROM applying) = $8::uuid[]
             AND NOT EXISTS (
-                SELECT FROM applying a WHERE NOT EXISTS (SELECT FROM pair p WHERE p.n = a.n AND p.quota = a.quota))
-            AND NOT EXISTS (
-                SELECT FROM asked a JOIN copilot_internal.reservations r
-                  ON r.tenant_id = a.tenant_id AND r.request_id = a.request_id AND r.request_id IS NOT NULL) AS ok
+                SELECT FROM generate_series(1, cardinality($29::text[])) AS i
+                JOIN copilot_internal.reservations r
+                  ON r.tenant_id = ($2)[($28::bigint[])[i]] AND r.request_id = ($29)[i] AND r.request_id IS NOT NULL) AS ok
      ), reserved AS (
          INSERT INTO copilot_internal.reservations
              (id, tenant_id, user_id, resource_type, request_id, body, estimate_usd, held_usd, created_at, expires_at,
               quota_ids, window_starts, policy_name, policy_digest)
-         SELECT id, tenant_id, user_id, resource_type, request_id, body, estimate * 0.000000001, held * 0.000000001,
-                created_at, expires_at, quota_ids::uuid[], window_starts::timestamptz[], policy_name, policy_digest
-         FROM asked WHERE (SELECT ok FROM same)
+         SELECT ($27::uuid[])[i], ($2)[($28)[i]], ($3)[($28)[i]], ($4)[($28)[i]], ($29)[i], ($30::text[])[i],
+                ($31::bigint[])[i] * 0.000000001, ($32::bigint[])[i] * 0.000000001,
+                ($33::timestamptz[])[i], ($34::timestamptz[])[i],
+                ($37::uuid[])[($35::bigint[])[i] : ($36::bigint[])[i]],
+                ($38::timestamptz[])[($35)[i] : ($36)[i]], ($39::text[])[i], ($40::text[])[i]
+         FROM generate_series(1, cardinality($27)) AS i WHERE (SELECT ok FROM same)
      ), closed AS (
          INSERT INTO copilot_internal.cost_quota_periods AS p
              (quota_id, window_start, scope, scope_id, resource_type, period, limit_usd, spend_usd, held_usd, admitted_count)
@@ -129,9 +112,9 @@ const ADMIT: &str = concat!(
              admitted_count = p.admitted_count + excluded.admitted_count
      ), updated AS (
          UPDATE copilot_internal.cost_quotas q
-         SET current_spend_usd = c.new_spend * 0.000000001, held_usd = c.new_held * 0.000000001,
-             admitted_count = c.new_admitted, period_start = c.new_start, updated_at = $1
-         FROM change c WHERE q.id = c.id AND (SELECT ok FROM same)
+         SET current_spend_usd = ($18::bigint[])[i] * 0.000000001, held_usd = ($19::bigint[])[i] * 0.000000001,
+             admitted_count = ($20::bigint[])[i], period_start = ($21::timestamptz[])[i], updated_at = $1
+         FROM generate_series(1, cardinality($9)) AS i WHERE q.id = ($9)[i] AND (SELECT ok FROM same)
      )
      SELECT ok FROM same",
 );
@@ -186,10 +169,24 @@ const ONCE_PER_REQUEST_ID: &str = "reservations_once_per_request_id";
 
 async fn admit(connection: &mut PgConnection, admission: &Admission, now: DateTime<Utc>) -> Result<bool, StoreError> {
     let Admission { subjects, rows, closed, reservations } = admission;
-    let pairs = || {
-        let numbered = subjects.iter().zip(1_i64..);
-        numbered.flat_map(|((_, standing), n)| standing.quotas.iter().map(move |quota| (n, quota.id)))
-    };
+    // As the statement wants them: rows by id, what applies by subject and id.
+    let mut rows: Vec<&RowChange> = rows.iter().collect();
+    rows.sort_unstable_by_key(|row| row.seen.id);
+    let numbered = subjects.iter().zip(1_i64..);
+    let mut applying: Vec<(i64, Uuid)> =
+        numbered.flat_map(|((_, standing), n)| standing.quotas.iter().map(move |quota| (n, quota.id))).collect();
+    applying.sort_unstable();
+    // Lists of different lengths make no array of two dimensions: they go one after the other, each with its bounds.
+    let mut held_until = 0_i64;
+    let bounds: Vec<(i64, i64)> = reservations
+        .iter()
+        .map(|new| {
+            let from = held_until + 1;
+            held_until += count(new.holds.len());
+            (from, held_until)
+        })
+        .collect();
+    let holds = || reservations.iter().flat_map(|new| &new.holds);
     let answer = sqlx::query_scalar(ADMIT)
         .bind(now)
         .bind(column(subjects, |(subject, _)| subject.tenant.as_str()))
@@ -197,43 +194,40 @@ async fn admit(connection: &mut PgConnection, admission: &Admission, now: DateTi
         .bind(column(subjects, |(subject, _)| subject.resource_type.as_str()))
         .bind(column(subjects, |(_, standing)| standing.tier.as_ref().map(crate::quota::Tier::as_str)))
         .bind(column(subjects, |(_, standing)| standing.pool.as_ref().map(crate::quota::PoolId::as_str)))
-        .bind(pairs().map(|(n, _)| n).collect::<Vec<_>>())
-        .bind(pairs().map(|(_, quota)| quota).collect::<Vec<_>>())
-        .bind(column(rows, |row| row.seen.id))
-        .bind(column(rows, |row| row.seen.limit.nanos()))
-        .bind(column(rows, |row| row.seen.hard_limit.map(Money::nanos)))
-        .bind(column(rows, |row| row.seen.spend.nanos()))
-        .bind(column(rows, |row| row.seen.held.nanos()))
-        .bind(column(rows, |row| count(row.seen.admitted)))
-        .bind(column(rows, |row| row.seen.period_start))
-        .bind(column(rows, |row| row.seen.newest_closed.map(|(start, _)| start)))
-        .bind(column(rows, |row| row.seen.newest_closed.map(|(_, spend)| spend.nanos())))
-        .bind(column(rows, |row| row.written.spend.nanos()))
-        .bind(column(rows, |row| row.written.held.nanos()))
-        .bind(column(rows, |row| count(row.written.admitted)))
-        .bind(column(rows, |row| row.written.period_start))
+        .bind(column(&applying, |(n, _)| *n))
+        .bind(column(&applying, |(_, quota)| *quota))
+        .bind(column(&rows, |row| row.seen.id))
+        .bind(column(&rows, |row| row.seen.limit.nanos()))
+        .bind(column(&rows, |row| row.seen.hard_limit.map(Money::nanos)))
+        .bind(column(&rows, |row| row.seen.spend.nanos()))
+        .bind(column(&rows, |row| row.seen.held.nanos()))
+        .bind(column(&rows, |row| count(row.seen.admitted)))
+        .bind(column(&rows, |row| row.seen.period_start))
+        .bind(column(&rows, |row| row.seen.newest_closed.map(|(start, _)| start)))
+        .bind(column(&rows, |row| row.seen.newest_closed.map(|(_, spend)| spend.nanos())))
+        .bind(column(&rows, |row| row.written.spend.nanos()))
+        .bind(column(&rows, |row| row.written.held.nanos()))
+        .bind(column(&rows, |row| count(row.written.admitted)))
+        .bind(column(&rows, |row| row.written.period_start))
         .bind(column(closed, |window| window.quota_id))
         .bind(column(closed, |window| window.start))
         .bind(column(closed, |window| window.spend.nanos()))
         .bind(column(closed, |window| window.held.nanos()))
         .bind(column(closed, |window| count(window.admitted)))
-        .bind(column(reservations, |new| new.id))
-        .bind(column(reservations, |new| new.tenant.as_str()))
-        .bind(column(reservations, |new| new.user.as_ref().map(UserId::as_str)))
-        .bind(column(reservations, |new| new.resource_type.as_str()))
-        .bind(column(reservations, |new| new.request_id.as_deref()))
-        .bind(column(reservations, |new| new.body.as_str()))
-        .bind(column(reservations, |new| new.estimate.nanos()))
+        .bind(column(reservations, |new| new.request.id))
+        .bind(column(reservations, |new| count(new.subject + 1)))
+        .bind(column(reservations, |new| new.request.request_id.as_deref()))
+        .bind(column(reservations, |new| &*new.body))
+        .bind(column(reservations, |new| new.request.estimate.nanos()))
         .bind(column(reservations, |new| new.held.nanos()))
-        .bind(column(reservations, |new| new.created_at))
+        .bind(column(reservations, |new| new.request.at))
         .bind(column(reservations, |new| new.expires_at))
-        // Lists of different lengths make no array of two dimensions; as texts they do.
-        .bind(column(reservations, |new| list(new.holds.iter().map(|(quota, _)| quota.to_string()))))
-        .bind(column(reservations, |new| {
-            list(new.holds.iter().map(|(_, start)| format!("\"{}\"", start.to_rfc3339())))
-        }))
-        .bind(column(reservations, |new| new.policy_name.as_str()))
-        .bind(column(reservations, |new| new.policy_digest.as_str()))
+        .bind(column(&bounds, |(from, _)| *from))
+        .bind(column(&bounds, |(_, to)| *to))
+        .bind(holds().map(|(quota, _)| *quota).collect::<Vec<_>>())
+        .bind(holds().map(|(_, start)| *start).collect::<Vec<_>>())
+        .bind(column(reservations, |new| &*new.policy.name))
+        .bind(column(reservations, |new| &*new.policy.digest))
         .fetch_one(connection)
         .await;
     match answer {
@@ -243,12 +237,11 @@ async fn admit(connection: &mut PgConnection, admission: &Admission, now: DateTi
     }
 }
 
-fn count(admitted: u64) -> i64 {
-    i64::try_from(admitted).unwrap_or(i64::MAX)
-}
-
-fn list(items: impl Iterator<Item = String>) -> String {
-    format!("{{{}}}", items.collect::<Vec<_>>().join(","))
+fn count<T>(number: T) -> i64
+where
+    i64: TryFrom<T>,
+{
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 impl Link {

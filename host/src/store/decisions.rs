@@ -103,7 +103,7 @@ impl Store {
                  (id, decided_at, tenant_id, user_id, resource_type, estimate_usd, request_id, outcome, code, reason,
                   quota_id, policy_name, policy_digest, facts)
              SELECT id, decided_at, tenant_id, user_id, resource_type, nanos * 0.000000001, request_id, outcome, code, reason,
-                    quota_id, policy_name, policy_digest, facts::jsonb
+                    quota_id, policy_name, policy_digest, facts::json
              FROM unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[],
                          $8::text[], $9::text[], $10::text[], $11::uuid[], $12::text[], $13::text[], $14::text[])
                   AS d (id, decided_at, tenant_id, user_id, resource_type, nanos, request_id, outcome, code, reason,

@@ -116,7 +116,7 @@ pub(super) fn posted(row: &PgRow, first: usize) -> Result<Option<Posted>, sqlx::
             id,
             key: QuotaKey {
                 scope: row.try_get::<&str, _>(first + 1)?.parse().map_err(unknown)?,
-                scope_id: row.try_get(first + 2)?,
+                scope_id: row.try_get::<&str, _>(first + 2)?.into(),
                 resource_type: ResourceType::parse(row.try_get(first + 3)?).map_err(unknown)?,
                 period: row.try_get::<&str, _>(first + 4)?.parse().map_err(unknown)?,
             },

@@ -112,7 +112,7 @@ impl Store {
             ") SELECT is_new FROM written",
         ))
         .bind(key.scope.as_str())
-        .bind(&key.scope_id)
+        .bind(&*key.scope_id)
         .bind(key.resource_type.as_str())
         .bind(key.period.as_str())
         .bind(rule.limit.nanos())
@@ -175,7 +175,7 @@ impl Store {
              SELECT count(*) FROM gone",
         )
         .bind(key.scope.as_str())
-        .bind(&key.scope_id)
+        .bind(&*key.scope_id)
         .bind(key.resource_type.as_str())
         .bind(key.period.as_str())
         .bind(now)

@@ -104,7 +104,8 @@ pub(super) async fn read(connection: &mut PgConnection, subjects: &[Subject]) ->
     let rows = sqlx::query(concat!(
         "SELECT s.n, t.tier, t.pool, ",
         quota_columns!(),
-        " FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS s (tenant_id, user_id, resource_type, n)
+        " FROM (SELECT n, ($1::text[])[n] AS tenant_id, ($2::text[])[n] AS user_id, ($3::text[])[n] AS resource_type
+                FROM generate_series(1, cardinality($1)) AS n) AS s
           LEFT JOIN copilot_internal.tenants t ON t.tenant_id = s.tenant_id
           LEFT JOIN LATERAL (",
         quotas_that_apply!(),
@@ -118,7 +119,7 @@ pub(super) async fn read(connection: &mut PgConnection, subjects: &[Subject]) ->
     .await?;
     let mut standings = vec![Standing::default(); subjects.len()];
     for row in &rows {
-        let n = usize::try_from(row.try_get::<i64, _>(0)?).unwrap_or_default();
+        let n = usize::try_from(row.try_get::<i32, _>(0)?).unwrap_or_default();
         let Some(standing) = n.checked_sub(1).and_then(|index| standings.get_mut(index)) else { continue };
         standing.tier = parsed(row.try_get(1)?, Tier::parse)?;
         standing.pool = parsed(row.try_get(2)?, PoolId::parse)?;
@@ -147,7 +148,7 @@ pub(super) fn quota_row(row: &PgRow, first: usize) -> Result<QuotaRow, sqlx::Err
         id: row.try_get(first)?,
         key: QuotaKey {
             scope: row.try_get::<&str, _>(first + 1)?.parse().map_err(unknown)?,
-            scope_id: row.try_get(first + 2)?,
+            scope_id: row.try_get::<&str, _>(first + 2)?.into(),
             resource_type: ResourceType::parse(row.try_get(first + 3)?).map_err(unknown)?,
             period: row.try_get::<&str, _>(first + 4)?.parse().map_err(unknown)?,
         },
