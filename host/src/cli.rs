@@ -79,12 +79,20 @@ pub struct BenchArgs {
     /// The figures as JSON, after the table.
     #[arg(long)]
     pub json: bool,
+    /// Tenants in the table, each with three quotas.
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = tenants)]
+    pub tenants: usize,
     /// The policy folder [default: policies in the data directory]
     #[arg(long, value_name = "DIR")]
     pub policies: Option<String>,
     /// Where the configuration is.
     #[command(flatten)]
     pub store: StoreArgs,
+}
+
+fn tenants(text: &str) -> Result<usize, String> {
+    let tenants = text.parse().ok().filter(|tenants| (1..=10_000_000).contains(tenants));
+    tenants.ok_or_else(|| "1 to 10000000".to_owned())
 }
 
 /// Quotas, on the store directly.

@@ -15,11 +15,11 @@ use crate::store::decisions::DecisionRow;
 use crate::store::{Store, StoreError};
 
 const QUEUE: usize = 8_192;
-const LARGEST_BATCH: usize = 512;
+const LARGEST_BATCH: usize = 128;
 /// More rows than this at once, and the next ones wait a little for each other: a statement costs more than its rows.
 const BUSY: usize = 16;
 /// How long they wait.
-const GATHERING: Duration = Duration::from_millis(25);
+const GATHERING: Duration = Duration::from_millis(10);
 /// Allowed checks that are stored in any one second.
 const ALLOWED_PER_SECOND: u64 = 1_000;
 const ATTEMPTS: u32 = 3;

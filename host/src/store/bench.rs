@@ -7,20 +7,31 @@ use super::{Store, StoreError};
 /// # Errors
 /// The database does not answer.
 pub async fn populate(store: &Store, many: usize, pooled: usize) -> Result<(), StoreError> {
+    /// Tenants of one statement, so that it ends in time.
+    const CHUNK: usize = 10_000;
     let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    for first in (0..many).step_by(CHUNK) {
+        sqlx::query(
+            "INSERT INTO copilot_internal.cost_quotas (scope, scope_id, resource_type, period, limit_usd)
+             SELECT 'tenant', 't-' || n, 'llm', period, 1000000000
+             FROM generate_series($1, $2 - 1) AS n, unnest(ARRAY['day', 'week', 'month']) AS period",
+        )
+        .bind(count(first))
+        .bind(count((first + CHUNK).min(many)))
+        .execute(&store.pool)
+        .await?;
+    }
     sqlx::query(
         "INSERT INTO copilot_internal.cost_quotas (scope, scope_id, resource_type, period, limit_usd, current_spend_usd)
          SELECT 'tenant', tenant, 'llm', period, CASE tenant WHEN 'exhausted' THEN 1 ELSE 1000000000 END,
                 CASE tenant WHEN 'exhausted' THEN 1 ELSE 0 END
          FROM (SELECT 'hot' AS tenant UNION ALL SELECT 'exhausted'
-               UNION ALL SELECT 't-' || n FROM generate_series(0, $1 - 1) AS n
-               UNION ALL SELECT 'p-' || n FROM generate_series(0, $2 - 1) AS n) AS tenants,
+               UNION ALL SELECT 'p-' || n FROM generate_series(0, $1 - 1) AS n) AS tenants,
               unnest(ARRAY['day', 'week', 'month']) AS period
          WHERE NOT (tenant LIKE 'p-%' AND period = 'month')
          UNION ALL
          SELECT 'pool', 'bench', 'llm', 'month', 1000000000, 0",
     )
-    .bind(count(many))
     .bind(count(pooled))
     .execute(&store.pool)
     .await?;

@@ -23,8 +23,6 @@ use crate::server::{self, Listener};
 use crate::store::Store;
 use crate::store::embedded::Embedded;
 
-/// Tenants of the loads that have many.
-const MANY: usize = 10_000;
 const POOLED: usize = 100;
 
 /// One line of the table.
@@ -47,7 +45,8 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), Failure> {
         &[("data_dir", args.store.data_dir.clone()), ("policies", args.policies)],
     )?;
     let scratch = config.data_dir.join(format!("bench-{}", std::process::id()));
-    let measured = measure(&config, &scratch, Duration::from_secs(args.seconds), args.only.as_deref()).await;
+    let plan = Plan { time: Duration::from_secs(args.seconds), only: args.only, tenants: args.tenants };
+    let measured = measure(&config, &scratch, &plan).await;
     // Ours alone, and of no use to anybody.
     let _ = std::fs::remove_dir_all(&scratch);
     let lines = measured?;
@@ -57,22 +56,27 @@ pub(super) async fn run(args: BenchArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn measure(config: &Config, scratch: &Path, time: Duration, only: Option<&str>) -> Result<Vec<Line>, Failure> {
+/// What is asked for.
+struct Plan {
+    /// Of each line.
+    time: Duration,
+    /// Only the lines whose name contains this.
+    only: Option<String>,
+    /// In the table, and of the loads that have many.
+    tenants: usize,
+}
+
+async fn measure(config: &Config, scratch: &Path, plan: &Plan) -> Result<Vec<Line>, Failure> {
     let embedded = Embedded::start(scratch, &config.surroundings.search_path).await?;
-    let measured = measure_on(config, embedded.connect_options(), time, only).await;
+    let measured = measure_on(config, embedded.connect_options(), plan).await;
     embedded.stop().await?;
     measured
 }
 
-async fn measure_on(
-    config: &Config,
-    options: PgConnectOptions,
-    time: Duration,
-    only: Option<&str>,
-) -> Result<Vec<Line>, Failure> {
+async fn measure_on(config: &Config, options: PgConnectOptions, plan: &Plan) -> Result<Vec<Line>, Failure> {
     let clock = Clock::System;
     let store = Store::open(options.clone()).await?;
-    crate::store::bench::populate(&store, MANY, POOLED).await?;
+    crate::store::bench::populate(&store, plan.tenants, POOLED).await?;
     let folder = Folder::open(config.policies.clone(), clock.now()).map_err(|error| {
         Failure::from(error)
             .hint("build the policies with `tollgate policy build policies --out DIR` and name DIR with --policies")
@@ -90,13 +94,15 @@ async fn measure_on(
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let serving = tokio::spawn(server::serve(listener, app, async move { drop(stopped.await) }));
     let bare = bare::serve().await.map_err(broken)?;
-    let mut bench = Bench { time, only, lines: Vec::new(), bare: Vec::new() };
+    let mut bench = Bench { plan, lines: Vec::new(), bare: Vec::new() };
     println!("{:<34} {:>5} {:>10} {:>10} {:>10} {:>8}", "WHAT", "CONN", "PER SECOND", "P50", "P99", "OF BARE");
     bench.database(&store, "SELECT 1 (sqlx)", crate::store::bench::select_one).await?;
     bench.database(&store, "durable UPDATE of one row (sqlx)", crate::store::bench::update_one).await?;
     bench.load("bare axum handler", bare, &[200], &check_one())?;
-    for (what, statuses, next) in loads() {
-        bench.load(what, address, statuses, &next)?;
+    #[cfg(feature = "limitador")]
+    bench.load("limitador behind axum, in memory", bare::serve_limitador().await.map_err(broken)?, &[200], &check_one())?;
+    for (what, statuses, next) in loads(plan.tenants) {
+        bench.load(&what, address, statuses, &next)?;
     }
     let _ = stop.send(());
     let _ = serving.await;
@@ -105,8 +111,7 @@ async fn measure_on(
 }
 
 struct Bench<'a> {
-    time: Duration,
-    only: Option<&'a str>,
+    plan: &'a Plan,
     lines: Vec<Line>,
     /// The bare handler's rate by connections.
     bare: Vec<(usize, u64)>,
@@ -115,11 +120,11 @@ struct Bench<'a> {
 impl Bench<'_> {
     fn load(&mut self, what: &str, address: SocketAddr, statuses: &'static [u16], next: &Next) -> Result<(), Failure> {
         let is_bare = self.bare.is_empty();
-        if !is_bare && self.only.is_some_and(|only| !what.contains(only)) {
+        if !is_bare && self.plan.only.as_ref().is_some_and(|only| !what.contains(only)) {
             return Ok(());
         }
         for connections in [1, 32, 50, 256] {
-            let run = tokio::task::block_in_place(|| load::run(address, connections, self.time, statuses, next));
+            let run = tokio::task::block_in_place(|| load::run(address, connections, self.plan.time, statuses, next));
             let figures = run.map_err(|error| Failure::new(format!("{what}: {error}")))?;
             if is_bare {
                 self.bare.push((connections, figures.per_second));
@@ -136,7 +141,7 @@ impl Bench<'_> {
         statement: impl Fn(Store) -> F,
     ) -> Result<(), Failure> {
         let (started, mut micros) = (Instant::now(), Vec::new());
-        while started.elapsed() < self.time {
+        while started.elapsed() < self.plan.time {
             let sent = Instant::now();
             statement(store.clone()).await?;
             micros.push(sent.elapsed());
@@ -144,7 +149,7 @@ impl Bench<'_> {
         micros.sort_unstable();
         let at = |share: usize| micros[(micros.len() * share / 100).min(micros.len() - 1)];
         let per_second = u64::try_from(micros.len()).unwrap_or_default() * 1000
-            / u64::try_from(self.time.as_millis()).unwrap_or(1).max(1);
+            / u64::try_from(self.plan.time.as_millis()).unwrap_or(1).max(1);
         self.print(what, 1, Figures { per_second, p50: at(50), p99: at(99), unexpected: 0 });
         Ok(())
     }
@@ -176,16 +181,17 @@ impl Bench<'_> {
 }
 
 /// What is measured, the statuses that an answer may have, and the requests.
-fn loads() -> Vec<(&'static str, &'static [u16], Next)> {
+fn loads(tenants: usize) -> Vec<(String, &'static [u16], Next)> {
+    let many = |path| of_many(path, "t", tenants);
     vec![
-        ("check, one tenant", &[200], check_one()),
-        ("check, 10,000 tenants", &[200], of_many("/v1/check", "t", MANY)),
-        ("denial, one tenant", &[429], one("/v1/check", "exhausted", "1")),
-        ("denied reserve, one tenant", &[429], one("/v1/reservations", "exhausted", "1")),
-        ("reserve, one tenant", &[201], one("/v1/reservations", "hot", "0.000001")),
-        ("reserve, 10,000 tenants", &[201], of_many("/v1/reservations", "t", MANY)),
-        ("reserve, pool of 100 tenants", &[201], of_many("/v1/reservations", "p", POOLED)),
-        ("reserve + settle, one tenant", &[200, 201], reserve_and_settle()),
+        ("check, one tenant".to_owned(), &[200], check_one()),
+        (format!("check, {tenants} tenants"), &[200], many("/v1/check")),
+        ("denial, one tenant".to_owned(), &[429], one("/v1/check", "exhausted", "1")),
+        ("denied reserve, one tenant".to_owned(), &[429], one("/v1/reservations", "exhausted", "1")),
+        ("reserve, one tenant".to_owned(), &[201], one("/v1/reservations", "hot", "0.000001")),
+        (format!("reserve, {tenants} tenants"), &[201], many("/v1/reservations")),
+        ("reserve, pool of 100 tenants".to_owned(), &[201], of_many("/v1/reservations", "p", POOLED)),
+        ("reserve + settle, one tenant".to_owned(), &[200, 201], reserve_and_settle()),
     ]
 }
 
