@@ -10,7 +10,7 @@ use crate::harness::guests::repository;
 /// which wires the world.
 const FLOORS: [&[&str]; 6] = [
     &["money", "clock", "period", "quota", "decision", "nearest"],
-    &["policy", "store", "alert"],
+    &["policy", "store", "alert", "spool"],
     &["gate"],
     &["worker"],
     &["api"],

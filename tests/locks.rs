@@ -74,8 +74,14 @@ async fn whatever_moves_money_locks_the_quotas_by_id_and_then_the_reservations()
     host.post(reserve, llm("1")).await.expect_status(201);
     sends(&host, reserve, llm("1")).await;
 
-    let store = Store::connect(host.database.options()).await.expect("the test's database");
-    let gate = Gate::start(store.clone(), guests::shipped(), ENFORCED, host.clock.clone());
+    let store = Store::new(host.database.options());
+    let gate = Gate::start(
+        store.clone(),
+        guests::shipped(),
+        ENFORCED,
+        host.clock.clone(),
+        crate::harness::outages(tollgate::gate::StoreFailure::Closed),
+    );
     host.clock.advance(TimeDelta::seconds(301));
     let expires = async move { worker::expire(&gate).await.expect("a database that answers") };
     waits_with_empty_hands(&host, "expiry", expires).await;

@@ -22,6 +22,7 @@ mod layers;
 mod locks;
 mod logs;
 mod model;
+mod outages;
 mod policies;
 mod power;
 mod reference;

@@ -53,8 +53,14 @@ impl Gates {
         let clock = Clock::manual(DateTime::from_timestamp_millis(model.now).expect("an instant"));
         let setup = || Setup { clock: clock.clone(), database: Some(DATABASE.clone()), ..Setup::default() };
         let hosts = [setup().start().await, setup().start().await];
-        let store = Store::connect(DATABASE.options()).await.expect("the test's database");
-        let gate = Gate::start(store.clone(), guests::shipped(), ENFORCED, clock);
+        let store = Store::new(DATABASE.options());
+        let gate = Gate::start(
+            store.clone(),
+            guests::shipped(),
+            ENFORCED,
+            clock,
+            crate::harness::outages(tollgate::gate::StoreFailure::Closed),
+        );
         for (key, quota) in &model.quotas {
             hosts[0].set_quota(key, quota.limit, quota.hard_limit).await;
         }

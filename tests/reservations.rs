@@ -315,7 +315,7 @@ async fn rows_that_nobody_touches_roll_over_too() {
     let host = host().await;
     host.reserved("4.00").await;
     host.at("2026-01-05T00:00:00Z");
-    let store = tollgate::store::Store::connect(host.database.options()).await.expect("the test's database");
+    let store = tollgate::store::Store::new(host.database.options());
     tollgate::worker::roll_over(&store, &host.clock).await.expect("a database that answers");
     assert_eq!(host.books().await, "tenant day 0.00 + 0.00");
     let closed =

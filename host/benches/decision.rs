@@ -22,7 +22,7 @@ fn facts(estimate: Money) -> Facts {
         id: Uuid::nil(),
         key: QuotaKey {
             scope: Scope::Tenant,
-            scope_id: "acme-corp".to_owned(),
+            scope_id: "acme-corp".into(),
             resource_type: resource_type.clone(),
             period,
         },

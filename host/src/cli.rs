@@ -48,6 +48,9 @@ pub struct ServeArgs {
     /// The policy folder [default: policies in the data directory]
     #[arg(long, value_name = "DIR")]
     pub policies: Option<String>,
+    /// What a request gets while the store cannot be reached: open, bounded or closed [default: open]
+    #[arg(long, value_name = "MODE")]
+    pub store_failure: Option<String>,
     /// error, warn, info, debug, trace, or a list of target=level
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,

@@ -9,7 +9,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use crate::api::auth::{Access, Token, Transport};
-use crate::gate::Enforcement;
+use crate::gate::{Enforcement, StoreFailure};
+use crate::money::Money;
 use crate::nearest;
 use crate::quota::TenantId;
 
@@ -18,12 +19,15 @@ pub const FILE: &str = "tollgate.toml";
 const PREFIX: &str = "TOLLGATE_";
 
 /// Every key of the file; each is `TOLLGATE_` and its upper case in the environment, and some are flags.
-const KEYS: [Key; 7] = [
+const KEYS: [Key; 10] = [
     Key { name: "listen", default: Some("127.0.0.1:8080"), also: None },
     Key { name: "policies", default: None, also: None },
     Key { name: "data_dir", default: Some(".tollgate"), also: None },
     Key { name: "log_level", default: Some("info"), also: None },
     Key { name: "database_url", default: None, also: Some("DATABASE_URL") },
+    Key { name: "store_failure", default: Some("open"), also: None },
+    Key { name: "store_failure_bound_usd", default: Some("1.00"), also: None },
+    Key { name: "spool_mib", default: Some("256"), also: None },
     Key { name: "enforce_cost_quotas", default: Some("true"), also: Some("ENFORCE_COST_QUOTAS") },
     Key { name: "enforce_e2b_quotas", default: Some("true"), also: Some("ENFORCE_E2B_QUOTAS") },
 ];
@@ -73,6 +77,10 @@ pub struct Config {
     pub log_level: String,
     /// PostgreSQL; the embedded one where it is not set.
     pub database_url: Option<String>,
+    /// What a request gets while the store cannot be reached.
+    pub store_failure: StoreFailure,
+    /// What is kept for the books meanwhile, at most, in MiB.
+    pub spool_mib: u64,
     /// Which resource types are enforced.
     pub enforcement: Enforcement,
     /// Who may call what.
@@ -184,6 +192,17 @@ impl Config {
             },
         };
         let data_dir = PathBuf::from(value("data_dir"));
+        let bound = Money::parse(value("store_failure_bound_usd"))
+            .map_err(|problem| fault("store_failure_bound_usd", problem.to_string()))?;
+        let store_failure = match value("store_failure") {
+            "open" => StoreFailure::Open,
+            "bounded" => StoreFailure::Bounded(bound),
+            "closed" => StoreFailure::Closed,
+            other => return Err(fault("store_failure", format!("open, bounded or closed, got {other:?}"))),
+        };
+        let spool_mib = value("spool_mib").parse().ok().filter(|mib| (1..=1_048_576).contains(mib));
+        let spool_mib =
+            spool_mib.ok_or_else(|| fault("spool_mib", format!("1 to 1048576, got {:?}", value("spool_mib"))))?;
         Ok(Self {
             policies: values
                 .get("policies")
@@ -191,6 +210,8 @@ impl Config {
             data_dir,
             log_level: value("log_level").to_owned(),
             database_url: values.get("database_url").map(|value| value.text.clone()).filter(|url| !url.is_empty()),
+            store_failure,
+            spool_mib,
             enforcement: Enforcement { e2b: flag("enforce_e2b_quotas")?, others: flag("enforce_cost_quotas")? },
             listen,
             listen_origin: values.get("listen").map(|value| value.origin.clone()).unwrap_or_default(),
@@ -216,10 +237,11 @@ fn read_file(named: Option<&Path>, values: &mut BTreeMap<&'static str, Value>) -
         let text = match value {
             toml::Value::String(text) => text,
             toml::Value::Boolean(flag) => flag.to_string(),
+            toml::Value::Integer(number) => number.to_string(),
             other => {
                 return Err(ConfigError::new(
                     &origin,
-                    format!("{name}: a text or true/false, got a {}", other.type_str()),
+                    format!("{name}: a text, a whole number or true/false, got a {}", other.type_str()),
                 ));
             }
         };

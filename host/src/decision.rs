@@ -117,9 +117,23 @@ pub struct Decision {
     pub at_most: Option<Money>,
     /// Kept with the decision for its reader.
     pub annotations: Vec<(String, String)>,
+    /// Nobody was asked: the store could not be reached.
+    pub degraded: bool,
 }
 
 impl Decision {
+    /// Allowed without asking a policy, since the store cannot be reached.
+    pub fn degraded(request: Arc<Request>) -> Self {
+        Self {
+            facts: Facts { request, tier: None, pool: None, quotas: Vec::new() },
+            policy: PolicyRef { name: "".into(), digest: "".into() },
+            outcome: Outcome::Allowed,
+            at_most: None,
+            annotations: Vec::new(),
+            degraded: true,
+        }
+    }
+
     /// The host's last word on a verdict: hard limits hold whatever the policy says, and a denial
     /// becomes a note where enforcement is off.
     pub fn new(facts: Facts, policy: PolicyRef, verdict: Verdict, enforced: bool) -> Self {
@@ -141,7 +155,7 @@ impl Decision {
             Some(denial) if enforced => Outcome::Denied(denial),
             Some(denial) => Outcome::Unenforced(denial),
         };
-        Self { facts, policy, outcome, at_most, annotations }
+        Self { facts, policy, outcome, at_most, annotations, degraded: false }
     }
 
     /// The quota with the least remaining.

@@ -11,6 +11,7 @@ pub mod period;
 pub mod quota;
 // work rooms: they never import each other
 pub mod policy;
+pub mod spool;
 pub mod store;
 // the hallway
 pub mod gate;

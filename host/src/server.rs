@@ -16,7 +16,10 @@ use crate::config::Listen;
 use crate::worker;
 
 /// How long requests in flight may take after the signal to stop.
-const GRACE: Duration = Duration::from_secs(8);
+const GRACE: Duration = Duration::from_secs(7);
+
+/// And for what is left to write after them.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A bound address.
 #[derive(Debug)]
@@ -73,6 +76,10 @@ pub async fn serve(
     let router = api::router(app.clone());
     let (stop, stopped) = watch::channel(false);
     let worker = tokio::spawn(worker::run(app.gate.clone(), app.store.clone(), app.clock.clone(), stopped.clone()));
+    // A store that is down now may never have been brought to this version.
+    let is_migrated = !app.store.health().is_down();
+    let watch = worker::watch_store(app.gate.clone(), app.store.clone(), is_migrated, stopped.clone());
+    let watch = tokio::spawn(watch);
     let signal = async move {
         shutdown.await;
         let _ = stop.send(true);
@@ -96,9 +103,15 @@ pub async fn serve(
         served = serving => served?,
         () = too_late => tracing::warn!("Connections were still open at the end of the grace period"),
     }
-    if let Err(panic) = worker.await {
-        tracing::error!(reason = %panic, "The worker ended early");
+    watch.abort();
+    let last = async {
+        if let Err(panic) = worker.await {
+            tracing::error!(reason = %panic, "The worker ended early");
+        }
+        app.gate.flush().await;
+    };
+    if tokio::time::timeout(LAST_WORDS, last).await.is_err() {
+        tracing::warn!("The last decisions are not in the decision log");
     }
-    app.gate.flush().await;
     Ok(())
 }

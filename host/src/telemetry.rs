@@ -16,7 +16,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::clock::Clock;
 
 /// Fields that hold amounts: written as the decimal numbers that they are.
-const AMOUNTS: [&str; 3] = ["estimatedCostUsd", "currentSpend", "limit"];
+const AMOUNTS: [&str; 5] = ["estimatedCostUsd", "currentSpend", "limit", "allowedUsd", "replayedUsd"];
 
 /// Sends events to stdout, by a thread of its own: a reader who does not read delays no answer, and what he would
 /// not take is dropped. Keep the guard until the end; dropping it writes the rest.

@@ -11,6 +11,8 @@ use crate::clock::Clock;
 use crate::gate::Gate;
 use crate::store::{Store, StoreError};
 
+/// How often the store is asked whether it is there.
+const PROBE_EVERY: Duration = Duration::from_millis(250);
 const EVERY: Duration = Duration::from_secs(1);
 /// Rows roll over when they are touched; those that nobody touches, within this many ticks.
 const TICKS_TO_ROLL_OVER: u32 = 15;
@@ -26,6 +28,9 @@ pub async fn run(gate: Arc<Gate>, store: Store, clock: Clock, mut stopped: watch
             _ = ticks.tick() => {}
             _ = stopped.wait_for(|stopped| *stopped) => return,
         }
+        if store.health().is_down() {
+            continue;
+        }
         if let Err(error) = expire(&gate).await {
             tracing::warn!(reason = %error, "Expired reservations not given back");
         }
@@ -35,6 +40,39 @@ pub async fn run(gate: Arc<Gate>, store: Store, clock: Clock, mut stopped: watch
             tracing::warn!(reason = %error, "Windows not rolled over");
         }
     }
+}
+
+/// Asks the store, again and again, whether it is there: tells the gate when it is not, and brings the books up to date
+/// when it is again. `is_migrated`: the database is at this version; otherwise it is brought to it first.
+pub async fn watch_store(gate: Arc<Gate>, store: Store, mut is_migrated: bool, mut stopped: watch::Receiver<bool>) {
+    let mut probe = store.probe();
+    let mut ticks = tokio::time::interval(PROBE_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+        }
+        match probe.ask().await {
+            Ok(()) if store.health().is_down() => {
+                if let Err(error) = recover(&gate, &store, &mut is_migrated).await {
+                    tracing::error!(reason = %error, "The books are not up to date yet");
+                }
+            }
+            Ok(()) => {}
+            Err(error) if error.is_outage() => gate.lost(&error),
+            // It is there, and refuses us: its administrator's business. Whoever asks for a decision is told.
+            Err(error) => tracing::warn!(reason = %error, "The store does not answer a probe as it should"),
+        }
+    }
+}
+
+async fn recover(gate: &Gate, store: &Store, is_migrated: &mut bool) -> Result<(), String> {
+    if !*is_migrated {
+        store.migrate().await.map_err(|error| error.to_string())?;
+        *is_migrated = true;
+    }
+    gate.recover().await.map_err(|error| error.to_string())
 }
 
 /// Gives back everything that is due.

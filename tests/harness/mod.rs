@@ -11,14 +11,16 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
+use sqlx::postgres::PgConnectOptions;
 use tokio::sync::oneshot;
 use tollgate::api::App;
 use tollgate::api::auth::{Access, Transport};
 use tollgate::clock::Clock;
 use tollgate::config::Listen;
-use tollgate::gate::{Enforcement, Gate};
+use tollgate::gate::{Enforcement, Gate, Outages, StoreFailure};
 use tollgate::policy::Folder;
 use tollgate::server::{self, Listener};
+use tollgate::spool::Spool;
 use tollgate::store::Store;
 
 pub use self::answer::Answer;
@@ -36,6 +38,11 @@ pub const ENFORCED: Enforcement = Enforcement { e2b: true, others: true };
 /// An instant as tests write it.
 pub fn instant(text: &str) -> DateTime<Utc> {
     text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+/// With a spool of its own.
+pub fn outages(mode: StoreFailure) -> Outages {
+    Outages::new(mode, Spool::open(Scratch::new().path(), 1 << 20).expect("a spool").0)
 }
 
 /// `acme-corp` asks for so much of `llm`.
@@ -57,6 +64,9 @@ pub struct Setup {
     pub policies: Arc<Folder>,
     /// A new one where none is given.
     pub database: Option<Database>,
+    pub store_failure: StoreFailure,
+    /// Another way to the database than the direct one.
+    pub through: Option<PgConnectOptions>,
 }
 
 impl Default for Setup {
@@ -68,6 +78,8 @@ impl Default for Setup {
             listen: Listen::Tcp(([127, 0, 0, 1], 0).into()),
             policies: guests::shipped(),
             database: None,
+            store_failure: StoreFailure::Open,
+            through: None,
         }
     }
 }
@@ -88,10 +100,16 @@ impl Setup {
             Some(database) => database,
             None => Database::migrated().await,
         };
-        let store = Store::connect(database.options()).await.expect("the test's database");
+        let store = Store::new(self.through.unwrap_or_else(|| database.options()));
         let listener = Listener::bind(&self.listen).await.expect("a free port");
         let address = listener.address(&self.listen).expect("its own address");
-        let gate = Gate::start(store.clone(), self.policies.clone(), self.enforcement, self.clock.clone());
+        let gate = Gate::start(
+            store.clone(),
+            self.policies.clone(),
+            self.enforcement,
+            self.clock.clone(),
+            outages(self.store_failure),
+        );
         let app = App { gate, store, policies: self.policies, clock: self.clock.clone(), access: self.access };
         let (stop, stopped) = oneshot::channel::<()>();
         tokio::spawn(server::serve(listener, Arc::new(app), async move { drop(stopped.await) }));

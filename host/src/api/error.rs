@@ -78,6 +78,17 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "a body of at most 64 KiB")
     }
 
+    /// 503: the store cannot be reached.
+    fn down() -> Self {
+        let message = "the store cannot be reached; try again";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", message)
+    }
+
+    /// 503: it took too long.
+    pub fn overloaded(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message)
+    }
+
     /// 500: a fault of ours.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
@@ -107,14 +118,15 @@ impl From<&StoreError> for ApiError {
             StoreError::Conflict(message) => Self::conflict(message),
             // A constraint that the door did not know of: the caller's values, in the database's words.
             StoreError::Refused(message) => Self::invalid_request(message),
+            StoreError::Unreachable(_) => Self::down(),
+            StoreError::Slow(_) => {
+                tracing::error!(reason = %error, "Store slow");
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "the store does not answer in time; try again")
+            }
             StoreError::Migrate(_) | StoreError::Database(_) => {
                 let cause = std::error::Error::source(error).map(ToString::to_string);
                 tracing::error!(reason = cause, "Store failed");
-                Self::new(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "store_unavailable",
-                    "the store cannot be reached; try again",
-                )
+                Self::down()
             }
         }
     }
@@ -123,7 +135,11 @@ impl From<&StoreError> for ApiError {
 impl From<GateError> for ApiError {
     fn from(error: GateError) -> Self {
         match error {
-            GateError::Overloaded => Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", error.to_string()),
+            GateError::Overloaded => Self::overloaded(error.to_string()),
+            GateError::Down => Self::down(),
+            GateError::SpoolFull | GateError::Spool(_) => {
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, "spool_full", error.to_string())
+            }
             GateError::Store(error) => Self::from(&*error),
             GateError::Policy { decision_id, .. } => {
                 let mut answer = Self::new(StatusCode::SERVICE_UNAVAILABLE, "policy_failed", error.to_string());

@@ -19,6 +19,7 @@ use super::details::{Instant, QuotaDetails};
 use super::error::ApiError;
 use super::input::{self, Fields};
 use crate::decision::{Decision, Outcome, PolicyRef, Request};
+use crate::gate::Told;
 use crate::money::Money;
 use crate::quota::{Quota, ResourceType, Scope, TenantId, UserId};
 use crate::store::costs::Cost;
@@ -105,7 +106,9 @@ pub struct DecisionBody<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     enforced: Option<bool>,
     decision_id: Uuid,
-    policy: &'a PolicyRef,
+    policy: Option<&'a PolicyRef>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    degraded: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     at_most_usd: Option<Money>,
     quota_details: Option<QuotaDetails<'a>>,
@@ -130,7 +133,8 @@ impl<'a> DecisionBody<'a> {
             allowed: true,
             enforced: denial.map(|_| false),
             decision_id: request.id,
-            policy: &decision.policy,
+            policy: Some(&decision.policy).filter(|_| !decision.degraded),
+            degraded: decision.degraded.then_some(true),
             at_most_usd: decision.at_most,
             quota_details: decision.tightest().map(|quota| QuotaDetails::new(quota, Some(request.estimate))),
             denial: denial.map(|denial| DenialBody::new(request, denial)),
@@ -142,12 +146,13 @@ impl<'a> DecisionBody<'a> {
     }
 
     /// Of the first admission of a request that came again; its quotas have moved on since.
-    pub fn repeated(decision_id: Uuid, policy: &'a PolicyRef) -> Self {
+    pub fn repeated(decision_id: Uuid, policy: Option<&'a PolicyRef>) -> Self {
         Self {
             allowed: true,
             enforced: None,
             decision_id,
             policy,
+            degraded: policy.is_none().then_some(true),
             at_most_usd: None,
             quota_details: None,
             denial: None,
@@ -180,13 +185,17 @@ pub async fn costs(
     let body = read(body)?;
     let cost = cost(Fields::parse(&body)?, now)?;
     caller.may_charge(&cost.tenant)?;
-    let recorded = app.gate.record_cost(cost).await?;
+    let actual = cost.actual;
+    let Told::Done(recorded) = app.gate.record_cost(cost).await? else {
+        return Ok(Json(RecordedBody::kept(actual)).into_response());
+    };
     let quotas: Vec<Quota> = recorded.quotas.iter().map(|posted| posted.row.at(now)).collect();
     Ok(Json(RecordedBody {
         recorded_usd: recorded.amount,
         overrun_usd: Money::ZERO,
         late: recorded.late,
         duplicate: recorded.duplicate,
+        degraded: None,
         quotas: quotas.iter().map(QuotaBody::new).collect(),
     })
     .into_response())
@@ -245,8 +254,25 @@ pub struct RecordedBody<'a> {
     pub late: bool,
     /// It was recorded before.
     pub duplicate: bool,
+    /// It is not in the books yet: the store cannot be reached, and it is kept on this host's disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub degraded: Option<bool>,
     /// The quotas that it charges.
     pub quotas: Vec<QuotaBody<'a>>,
+}
+
+impl RecordedBody<'_> {
+    /// Of a cost that will be in the books when the store is back.
+    pub fn kept(actual: Money) -> Self {
+        Self {
+            recorded_usd: actual,
+            overrun_usd: Money::ZERO,
+            late: false,
+            duplicate: false,
+            degraded: Some(true),
+            quotas: Vec::new(),
+        }
+    }
 }
 
 /// One quota of an answer that has several.

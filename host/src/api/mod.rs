@@ -22,7 +22,7 @@ use serde_json::json;
 use self::auth::Access;
 use self::error::ApiError;
 use crate::clock::Clock;
-use crate::gate::Gate;
+use crate::gate::{Gate, StoreFailure};
 use crate::policy::Folder;
 use crate::store::Store;
 
@@ -73,10 +73,12 @@ pub fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// Whether it can answer: the store does.
+/// Whether it can answer as its mode says.
 async fn ready(State(app): State<Arc<App>>) -> Response {
-    match app.store.ping().await {
-        Ok(()) => Json(json!({ "status": "ready", "degraded": false })).into_response(),
-        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "store_unavailable" }))).into_response(),
+    let degraded = app.store.health().is_down();
+    if degraded && app.gate.outages().mode() == StoreFailure::Closed {
+        let body = json!({ "status": "store_unavailable", "degraded": true });
+        return (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response();
     }
+    Json(json!({ "status": "ready", "degraded": degraded })).into_response()
 }

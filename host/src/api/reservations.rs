@@ -20,7 +20,7 @@ use super::error::ApiError;
 use super::gate::{self, DecisionBody, QuotaBody, RecordedBody};
 use super::input::{self, Fields, Part};
 use crate::decision::{Outcome, PolicyRef};
-use crate::gate::Reserved;
+use crate::gate::{Reserved, Told};
 use crate::money::Money;
 use crate::quota::{Quota, TenantId};
 use crate::store::reservations::{End, Ended, Reservation};
@@ -59,7 +59,11 @@ pub async fn reserve(
         },
         Reserved::Repeated(first) => {
             let policy = PolicyRef { name: first.policy_name.into(), digest: first.policy_digest.into() };
-            let body = DecisionBody::repeated(first.id, &policy).reserved(first.held, first.expires_at);
+            let body = DecisionBody::repeated(first.id, Some(&policy)).reserved(first.held, first.expires_at);
+            (StatusCode::CREATED, Json(body)).into_response()
+        }
+        Reserved::Promised(first) => {
+            let body = DecisionBody::repeated(first.id, None).reserved(first.estimate, first.expires_at);
             (StatusCode::CREATED, Json(body)).into_response()
         }
     };
@@ -95,7 +99,10 @@ pub async fn settle(
     let actual = fields.money("actualCostUsd")?.ok_or_else(|| ApiError::invalid("actualCostUsd", "required"))?;
     fields.finish()?;
     caller.may_charge(&tenant)?;
-    let ended = app.gate.end(tenant, id, End::Settle(actual)).await?.ok_or_else(no_such)?;
+    let Told::Done(ended) = app.gate.end(tenant, id, End::Settle(actual)).await? else {
+        return Ok(Json(RecordedBody::kept(actual)).into_response());
+    };
+    let ended = ended.ok_or_else(no_such)?;
     let Ended { before, now, late, quotas } = &ended;
     if !now && before.actual != Some(actual) {
         let recorded = before.actual.unwrap_or_default();
@@ -108,6 +115,7 @@ pub async fn settle(
         overrun_usd: (actual - before.held).max(Money::ZERO),
         late: if *now { *late } else { before.late },
         duplicate: !now,
+        degraded: None,
         quotas: quotas.iter().map(QuotaBody::new).collect(),
     })
     .into_response())
@@ -126,11 +134,14 @@ pub async fn release(
     let tenant = fields.required_text("tenantId", TenantId::parse)?;
     fields.finish()?;
     caller.may_charge(&tenant)?;
-    let ended = app.gate.end(tenant, id, End::Release).await?.ok_or_else(no_such)?;
+    let Told::Done(ended) = app.gate.end(tenant, id, End::Release).await? else {
+        return Ok(Json(Released { released_usd: None, duplicate: false, degraded: Some(true) }).into_response());
+    };
+    let ended = ended.ok_or_else(no_such)?;
     if !ended.now && ended.before.state != "released" {
         return Err(ApiError::reservation_ended(state(&ended.before, app.clock.now())));
     }
-    Ok(Json(Released { released_usd: ended.before.held, duplicate: !ended.now }).into_response())
+    Ok(Json(Released { released_usd: Some(ended.before.held), duplicate: !ended.now, degraded: None }).into_response())
 }
 
 /// `POST /v1/reservations/{id}/extend`
@@ -147,8 +158,13 @@ pub async fn extend(
     let ttl = fields.seconds("ttlSeconds")?.ok_or_else(|| ApiError::invalid("ttlSeconds", "required"))?;
     fields.finish()?;
     caller.may_charge(&tenant)?;
-    if let Some(extended) = app.gate.extend(&tenant, id, now + ttl, now).await? {
-        return Ok(Json(ReservationView::new(extended, now)).into_response());
+    match app.gate.extend(&tenant, id, now + ttl, now).await? {
+        Told::Done(Some(extended)) => return Ok(Json(ReservationView::new(extended, now)).into_response()),
+        Told::Done(None) => {}
+        Told::Kept => {
+            let body = Extended { reservation_id: id, expires_at: Instant(now + ttl), degraded: true };
+            return Ok(Json(body).into_response());
+        }
     }
     let ended = app.store.reservation(&tenant, id).await?.ok_or_else(no_such)?;
     Err(ApiError::reservation_ended(state(&ended, now)))
@@ -170,8 +186,20 @@ fn state(reservation: &Reservation, now: DateTime<Utc>) -> &str {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Released {
-    released_usd: Money,
+    /// Not known while the store cannot be reached.
+    released_usd: Option<Money>,
     duplicate: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    degraded: Option<bool>,
+}
+
+/// A reservation that will live on when the store is back.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Extended {
+    reservation_id: Uuid,
+    expires_at: Instant,
+    degraded: bool,
 }
 
 /// A reservation as its owner sees it.

@@ -11,10 +11,11 @@ use crate::api::App;
 use crate::cli::ServeArgs;
 use crate::clock::Clock;
 use crate::config::{Config, Listen};
-use crate::gate::Gate;
+use crate::gate::{Gate, Outages};
 use crate::policy::build::build;
 use crate::policy::{Folder, PolicyError};
 use crate::server::{self, Listener};
+use crate::spool::Spool;
 use crate::store::Store;
 use crate::store::embedded::Embedded;
 use crate::telemetry;
@@ -46,6 +47,7 @@ fn load(args: ServeArgs) -> Result<Config, Failure> {
         ("listen", args.listen),
         ("policies", args.policies),
         ("log_level", args.log_level),
+        ("store_failure", args.store_failure),
         ("data_dir", args.store.data_dir),
     ];
     let config = Config::load(args.store.config.as_deref(), &flags)?;
@@ -88,13 +90,23 @@ async fn run_on(
     is_dev: bool,
 ) -> Result<(), Failure> {
     let options = options.ok_or_else(|| Failure::new("no store"))?;
-    let store = Store::open(options).await?;
+    let store = Store::new(options);
+    match store.migrate().await {
+        // Starting while it is down is no different from losing it afterwards.
+        Err(error) if error.is_outage() && embedded.is_none() => {
+            tracing::error!(reason = %error, mode = ?config.store_failure, "Store down");
+            store.health().is_lost(&error.to_string());
+        }
+        migrated => migrated?,
+    }
     if let Some(embedded) = embedded {
         let age = if embedded.created() { "new" } else { "found" };
         eprintln!("  store     PostgreSQL {} in {} ({age})", embedded.version(), shown(embedded.cluster_dir()));
     }
-    let difference = store.clock_difference(clock.now()).await?;
-    if difference.abs() > TimeDelta::seconds(1) {
+    if !store.health().is_down()
+        && let difference = store.clock_difference(clock.now()).await?
+        && difference.abs() > TimeDelta::seconds(1)
+    {
         let ahead = difference.num_milliseconds();
         tracing::warn!(databaseAheadMs = ahead, "The database's clock differs from this host's by more than a second");
     }
@@ -105,7 +117,8 @@ async fn run_on(
     };
     let listener = Listener::bind(&config.listen).await.map_err(bind)?;
     let address = listener.address(&config.listen).map_err(bind)?;
-    let gate = Gate::start(store.clone(), policies.clone(), config.enforcement, clock.clone());
+    let outages = Outages::new(config.store_failure, open_spool(config)?);
+    let gate = Gate::start(store.clone(), policies.clone(), config.enforcement, clock.clone(), outages);
     let kind = if embedded.is_some() { "embedded PostgreSQL" } else { "PostgreSQL" };
     if config.enforcement.others {
         tracing::info!(store = kind, "Cost tracking initialized successfully");
@@ -121,6 +134,24 @@ async fn run_on(
     let served = server::serve(listener, app, shutdown).await;
     store.close().await;
     served.map_err(|error| Failure::new(format!("the listener broke: {error}")))
+}
+
+/// Where costs are kept while the store cannot be reached.
+fn open_spool(config: &Config) -> Result<Spool, Failure> {
+    let dir = config.data_dir.join("spool");
+    let opened = Spool::open(&dir, config.spool_mib << 20);
+    let (spool, found) = opened.map_err(|error| {
+        Failure::new(format!("cannot write the spool in {}: {error}", shown(&dir)))
+            .hint("costs are kept there while the store cannot be reached; choose another place with --data-dir")
+    })?;
+    if found.records > 0 {
+        tracing::warn!(records = found.records, "An earlier outage has left records that are not in the books yet");
+    }
+    if found.damaged > 0 {
+        let beside = spool.path().with_extension("damaged");
+        tracing::error!(damaged = found.damaged, file = %beside.display(), "Records of the spool are damaged");
+    }
+    Ok(spool)
 }
 
 async fn open_policies(config: &Config, clock: &Clock) -> Result<Arc<Folder>, Failure> {

@@ -31,6 +31,19 @@ pub(super) fn asked(request: &Request) {
     }
 }
 
+/// It was allowed without a decision.
+pub(super) fn degraded(decision: &Decision) {
+    let request = &decision.facts.request;
+    tracing::warn!(
+        tenantId = request.tenant.as_str(),
+        resourceType = request.resource_type.as_str(),
+        estimatedCostUsd = amount(request.estimate),
+        decisionId = %request.id,
+        degraded = true,
+        "Allowed without a decision: the store cannot be reached"
+    );
+}
+
 /// The decision was made.
 pub(super) fn decided(decision: &Decision) {
     match &decision.outcome {

@@ -18,13 +18,16 @@ mod known;
 mod lane;
 mod lines;
 mod money;
+mod outage;
 mod recorder;
+mod replay;
 mod reserve;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::{Mutex, oneshot};
@@ -33,22 +36,30 @@ use uuid::Uuid;
 use self::check::CheckJob;
 use self::lane::{Lane, Overloaded};
 use self::money::MoneyJob;
+use self::outage::Made;
 use self::recorder::Recorder;
+use self::replay::Entry;
 use self::reserve::{LaneState, ReserveJob};
 use crate::clock::Clock;
 use crate::decision::{Decision, PolicyRef, Request};
 use crate::policy::{Folder, Generation, PolicyError};
 use crate::quota::{PoolId, ResourceType, TenantId};
 use crate::store::costs::{Cost, Recorded};
+use crate::store::replay::Promised;
 use crate::store::reservations::{End, Ended, Ending, Reservation};
 use crate::store::{Store, StoreError};
 
+pub use self::outage::{Outages, StoreFailure};
 pub use self::reserve::Reserved;
 
 /// Lanes of each kind: two keep the database busy, more only wait for each other.
 const LANES: usize = 2;
 const QUEUE: usize = 1_024;
 const LARGEST_BATCH: usize = 256;
+/// How long a request waits for its answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// The store can go and come between two looks, but not for ever.
+const TRIES: usize = 3;
 
 /// Which resource types are enforced.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +85,15 @@ pub enum GateError {
     /// The store did not do what it was asked.
     #[error(transparent)]
     Store(Arc<StoreError>),
+    /// The store cannot be reached, and the mode refuses.
+    #[error("the store cannot be reached")]
+    Down,
+    /// The store cannot be reached, and there is no more room for what must not be lost.
+    #[error("the store cannot be reached, and the spool is full")]
+    SpoolFull,
+    /// The store cannot be reached, and the spool cannot be written.
+    #[error("the store cannot be reached, and the spool cannot be written: {0}")]
+    Spool(String),
     /// The policy failed, and `on_error` denies.
     #[error("policy {}: {error}", policy.name)]
     Policy {
@@ -92,6 +112,24 @@ impl From<Overloaded> for GateError {
     }
 }
 
+impl GateError {
+    fn outage(&self) -> Option<&StoreError> {
+        match self {
+            Self::Store(error) if error.is_outage() => Some(error),
+            _ => None,
+        }
+    }
+}
+
+/// What became of something that moves money.
+#[derive(Debug)]
+pub enum Told<T> {
+    /// It is in the books.
+    Done(T),
+    /// It will be: the store cannot be reached, and it is kept on this host's disk.
+    Kept,
+}
+
 type Reply<T> = oneshot::Sender<Result<T, GateError>>;
 
 /// What the lanes work with.
@@ -102,6 +140,7 @@ struct World {
     enforcement: Enforcement,
     clock: Clock,
     pools: Pools,
+    outages: Outages,
     /// The last batch's guests took their time.
     guests_are_slow: AtomicBool,
 }
@@ -137,7 +176,18 @@ pub struct Gate {
 
 impl Gate {
     /// Starts the lanes. Needs a tokio runtime with threads.
-    pub fn start(store: Store, policies: Arc<Folder>, enforcement: Enforcement, clock: Clock) -> Arc<Self> {
+    ///
+    /// Where the spool holds what an earlier outage has left, the store counts as down until that is in the books.
+    pub fn start(
+        store: Store,
+        policies: Arc<Folder>,
+        enforcement: Enforcement,
+        clock: Clock,
+        outages: Outages,
+    ) -> Arc<Self> {
+        if outages.spool().records() > 0 {
+            store.health().is_lost("what an earlier outage has left is not in the books yet");
+        }
         let recorder = Recorder::start(store.clone());
         let world = Arc::new(World {
             store,
@@ -146,6 +196,7 @@ impl Gate {
             enforcement,
             clock,
             pools: Pools::default(),
+            outages,
             guests_are_slow: AtomicBool::new(false),
         });
         let checks = |world: Arc<World>| {
@@ -170,10 +221,22 @@ impl Gate {
     /// There is no decision; see [`GateError`].
     pub async fn check(&self, request: Request) -> Result<Arc<Decision>, GateError> {
         lines::asked(&request);
-        let lane = &self.checks[self.lane(&request.tenant)];
-        let decision = send(lane, |reply| CheckJob { request: Arc::new(request), reply }).await?;
-        lines::decided(&decision);
-        Ok(decision)
+        let request = Arc::new(request);
+        if !self.world.is_down() {
+            let lane = &self.checks[self.lane(&request.tenant)];
+            let decided = send(lane, |reply| CheckJob { request: request.clone(), reply }).await;
+            match decided.as_ref().err().and_then(GateError::outage) {
+                Some(error) => self.world.lost(error),
+                None => {
+                    let decision = decided?;
+                    lines::decided(&decision);
+                    return Ok(decision);
+                }
+            }
+        }
+        let decision = self.world.check_in_outage(&request)?;
+        lines::degraded(&decision);
+        Ok(Arc::new(decision))
     }
 
     /// Decides, and in the same step sets the estimate aside for `ttl`. `body` is a digest of what the caller sent.
@@ -182,22 +245,58 @@ impl Gate {
     /// There is no decision; see [`GateError`]. Where the store did not answer, money may have been set aside.
     pub async fn reserve(&self, request: Request, ttl: TimeDelta, body: Arc<str>) -> Result<Reserved, GateError> {
         lines::asked(&request);
-        let lane = &self.money[self.lane(&request.tenant)];
-        let job = |reply| MoneyJob::Reserve(ReserveJob { request: Arc::new(request), ttl, body, reply });
-        let reserved = send(lane, job).await?;
-        if let Reserved::Decided { decision, .. } = &reserved {
-            lines::decided(decision);
+        let request = Arc::new(request);
+        for _ in 0..TRIES {
+            if !self.world.is_down() {
+                let lane = &self.money[self.lane(&request.tenant)];
+                let (request, body) = (request.clone(), body.clone());
+                let job = |reply| MoneyJob::Reserve(ReserveJob { request, ttl, body, reply });
+                let reserved = send(lane, job).await;
+                match reserved.as_ref().err().and_then(GateError::outage) {
+                    Some(error) => self.world.lost(error),
+                    None => {
+                        if let Ok(Reserved::Decided { decision, .. }) = &reserved {
+                            lines::decided(decision);
+                        }
+                        return reserved;
+                    }
+                }
+            }
+            let expires_at = request.at + ttl;
+            match self.world.promise(&Promised::of(&request, &body, expires_at), &request).await? {
+                Some(Made::Now) => {
+                    let decision = Arc::new(Decision::degraded(request.clone()));
+                    lines::degraded(&decision);
+                    return Ok(Reserved::Decided { decision, held: Some((request.estimate, expires_at)) });
+                }
+                Some(Made::Before(first)) => return Ok(Reserved::Promised(Box::new(first))),
+                // The store has come back in this moment.
+                None => {}
+            }
         }
-        Ok(reserved)
+        Err(GateError::Overloaded)
     }
 
     /// Ends a reservation: what it holds becomes spend, or comes back. `None` where there is no such reservation.
     ///
     /// # Errors
     /// The store did not answer; sending it again is safe.
-    pub async fn end(&self, tenant: TenantId, id: Uuid, end: End) -> Result<Option<Ended>, GateError> {
-        let lane = &self.money[self.lane(&tenant)];
-        send(lane, |reply| MoneyJob::End(Ending { id, tenant, end }, reply)).await
+    pub async fn end(&self, tenant: TenantId, id: Uuid, end: End) -> Result<Told<Option<Ended>>, GateError> {
+        let ending = Ending { id, tenant, end };
+        for _ in 0..TRIES {
+            if !self.world.is_down() {
+                let lane = &self.money[self.lane(&ending.tenant)];
+                let ended = send(lane, |reply| MoneyJob::End(ending.clone(), reply)).await;
+                match ended.as_ref().err().and_then(GateError::outage) {
+                    Some(error) => self.world.lost(error),
+                    None => return ended.map(Told::Done),
+                }
+            }
+            if self.world.keep(&Entry::end(&ending, self.world.clock.now())).await? {
+                return Ok(Told::Kept);
+            }
+        }
+        Err(GateError::Overloaded)
     }
 
     /// Prolongs a reservation until `until`, 24 hours after it was made at most. `None` where it is not held.
@@ -210,18 +309,59 @@ impl Gate {
         id: Uuid,
         until: DateTime<Utc>,
         now: DateTime<Utc>,
-    ) -> Result<Option<Reservation>, GateError> {
-        let extended = self.world.store.extend(tenant, id, until, now).await;
-        extended.map_err(|error| GateError::Store(Arc::new(error)))
+    ) -> Result<Told<Option<Reservation>>, GateError> {
+        for _ in 0..TRIES {
+            if !self.world.is_down() {
+                let extended = self.world.store.link().extend(tenant, id, until, now).await;
+                match extended {
+                    Err(error) if error.is_outage() => self.world.lost(&error),
+                    answer => return answer.map(Told::Done).map_err(|error| GateError::Store(Arc::new(error))),
+                }
+            }
+            if self.world.keep(&Entry::Extend { id, tenant: tenant.to_string(), until, at: now }).await? {
+                return Ok(Told::Kept);
+            }
+        }
+        Err(GateError::Overloaded)
     }
 
     /// Records what an operation really cost, in full and once.
     ///
     /// # Errors
     /// It was not recorded, or was recorded before with another body; see [`GateError`].
-    pub async fn record_cost(&self, cost: Cost) -> Result<Recorded, GateError> {
-        let lane = &self.money[self.lane(&cost.tenant)];
-        send(lane, |reply| MoneyJob::Cost(cost, reply)).await
+    pub async fn record_cost(&self, cost: Cost) -> Result<Told<Recorded>, GateError> {
+        for _ in 0..TRIES {
+            if !self.world.is_down() {
+                let lane = &self.money[self.lane(&cost.tenant)];
+                let recorded = send(lane, |reply| MoneyJob::Cost(cost.clone(), reply)).await;
+                match recorded.as_ref().err().and_then(GateError::outage) {
+                    Some(error) => self.world.lost(error),
+                    None => return recorded.map(Told::Done),
+                }
+            }
+            if self.world.keep(&Entry::cost(&cost)).await? {
+                return Ok(Told::Kept);
+            }
+        }
+        Err(GateError::Overloaded)
+    }
+
+    /// What it does while the store cannot be reached.
+    pub fn outages(&self) -> &Outages {
+        &self.world.outages
+    }
+
+    /// The store did not answer a probe: from now on nobody waits for it.
+    pub fn lost(&self, error: &StoreError) {
+        self.world.lost(error);
+    }
+
+    /// The store answers a probe again: brings the books up to date, and then it counts as up.
+    ///
+    /// # Errors
+    /// It did not come to its end, and the store still counts as down. Doing it again is safe.
+    pub async fn recover(&self) -> Result<(), GateError> {
+        self.world.recover().await
     }
 
     /// Gives back what reservations hold whose time is over; tells how many there were.
@@ -250,7 +390,9 @@ impl Gate {
 async fn send<Job: Send + 'static, T>(lane: &Lane<Job>, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, GateError> {
     let (reply, answer) = oneshot::channel();
     lane.submit(job(reply))?;
-    answer.await.map_err(|_| GateError::Overloaded)?
+    // Whatever it is that takes so long, its answer would come too late; the lane skips whom nobody waits for.
+    let answered = tokio::time::timeout(ANSWER_WITHIN, answer).await;
+    answered.map_err(|_| GateError::Overloaded)?.map_err(|_| GateError::Overloaded)?
 }
 
 impl World {

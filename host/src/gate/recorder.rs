@@ -85,12 +85,12 @@ impl Recorder {
 }
 
 async fn insert(store: &Store, rows: &[DecisionRow]) -> Result<(), StoreError> {
-    let mut inserted = store.insert_decisions(rows).await;
+    let mut inserted = store.guard(store.insert_decisions(rows)).await;
     for _ in 1..ATTEMPTS {
-        if inserted.is_ok() {
+        if inserted.as_ref().err().is_none_or(StoreError::is_outage) {
             break;
         }
-        inserted = store.insert_decisions(rows).await;
+        inserted = store.guard(store.insert_decisions(rows)).await;
     }
     inserted
 }
@@ -115,9 +115,9 @@ async fn write(store: Store, mut arrivals: mpsc::Receiver<Job>) {
             && let Err(error) = insert(&store, &rows).await
         {
             // One that the database does not take must not cost the others.
-            let mut lost = 0;
-            for row in &rows {
-                lost += u32::from(insert(&store, std::slice::from_ref(row)).await.is_err());
+            let mut lost = if error.is_outage() { rows.len() } else { 0 };
+            for row in rows.iter().skip(lost) {
+                lost += usize::from(insert(&store, std::slice::from_ref(row)).await.is_err());
             }
             tracing::error!(lost, reason = %error, "Decisions not stored");
         }

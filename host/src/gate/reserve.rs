@@ -23,6 +23,7 @@ use crate::money::Money;
 use crate::policy::Generation;
 use crate::quota::{ClosedWindow, QuotaRow, TenantId};
 use crate::store::admission::{Admission, Locked, NewReservation, RowChange};
+use crate::store::replay::Promised;
 use crate::store::reservations::Reservation;
 use crate::store::subjects::{Standing, Subject};
 use crate::store::{Link, StoreError};
@@ -46,6 +47,8 @@ pub enum Reserved {
     },
     /// The same request id with the same body: the first admission.
     Repeated(Box<Reservation>),
+    /// The same, where the first one was promised while the store could not be reached.
+    Promised(Box<Promised>),
 }
 
 pub(super) struct ReserveJob {
@@ -198,7 +201,7 @@ impl Round<'_> {
         }
         let now = world.clock.now();
         let committed = match locked {
-            Some(rows) => rows.admit(&plan.admission, now).await,
+            Some(rows) => world.store.guard(rows.admit(&plan.admission, now)).await,
             None => state.link.admit(&plan.admission, now).await,
         };
         match committed {
@@ -245,8 +248,8 @@ async fn read(
 ) -> Result<Vec<(Subject, Standing)>, StoreError> {
     if state.lock_first > 0 {
         state.lock_first -= 1;
-        let rows = locked.insert(world.store.lock(subjects).await?);
-        let standings = rows.standings(subjects).await?;
+        let rows = locked.insert(world.store.guard(world.store.lock(subjects)).await?);
+        let standings = world.store.guard(rows.standings(subjects)).await?;
         return Ok(subjects.iter().cloned().zip(standings).collect());
     }
     let unknown = subjects.iter().filter(|subject| state.known.standing(subject).is_none());
@@ -342,7 +345,7 @@ async fn answer_repeated(world: &World, jobs: Vec<ReserveJob>) -> Vec<ReserveJob
     if asked.is_empty() {
         return jobs;
     }
-    let made = match world.store.reservations_of(&asked).await {
+    let made = match world.store.guard(world.store.reservations_of(&asked)).await {
         Ok(made) => made,
         Err(error) => {
             let error = Arc::new(error);
@@ -431,7 +434,7 @@ impl World {
         if quotas.is_empty() {
             return Ok(false);
         }
-        let expiries: HashMap<_, _> = self.store.first_expiries(&quotas).await?.into_iter().collect();
+        let expiries: HashMap<_, _> = self.store.guard(self.store.first_expiries(&quotas)).await?.into_iter().collect();
         let now = self.clock.now();
         if may_give_back && expiries.values().any(|expiry| *expiry <= now) {
             self.expire_due(now).await?;
@@ -445,7 +448,7 @@ impl World {
 
     /// Gives back what has expired; tells how many there were.
     pub(super) async fn expire_due(&self, now: DateTime<Utc>) -> Result<usize, StoreError> {
-        let due = self.store.due(now, MOST_DUE).await?;
+        let due = self.store.guard(self.store.due(now, MOST_DUE)).await?;
         if due.is_empty() {
             return Ok(0);
         }

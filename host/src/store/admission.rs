@@ -250,8 +250,9 @@ impl Link {
     /// # Errors
     /// The database does not answer; then it is not known whether the admission was committed.
     pub async fn admit(&mut self, admission: &Admission, now: DateTime<Utc>) -> Result<bool, StoreError> {
-        let admitted = admit(self.connection().await?, admission, now).await;
-        self.after(admitted)
+        let mut connection = self.take().await?;
+        let admitted = self.guard(admit(&mut connection, admission, now)).await;
+        self.give_back(connection, admitted)
     }
 }
 

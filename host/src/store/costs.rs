@@ -113,8 +113,9 @@ impl Link {
         costs: &[Cost],
         now: DateTime<Utc>,
     ) -> Result<Vec<Result<Recorded, StoreError>>, StoreError> {
-        let recorded = record_costs(self.connection().await?, costs, now).await;
-        self.after(recorded)
+        let mut connection = self.take().await?;
+        let recorded = self.guard(record_costs(&mut connection, costs, now)).await;
+        self.give_back(connection, recorded)
     }
 }
 

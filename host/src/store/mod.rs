@@ -8,19 +8,26 @@ pub mod bench;
 pub mod costs;
 pub mod decisions;
 pub mod embedded;
+pub mod health;
 pub mod ledger;
 pub mod quotas;
+pub mod replay;
 pub mod reservations;
 pub mod subjects;
 pub mod tenants;
 
+use std::time::{Duration, Instant};
+
 use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::migrate::Migrator;
-use sqlx::pool::PoolConnection;
+use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions as _, Connection as _, PgConnection, PgPool, Postgres};
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection, PgPool};
+
+use self::health::Health;
 
 const SCHEMA: &str = "copilot_internal";
+/// How long something waits for one of the pool's connections.
+const ACQUIRE_WITHIN: Duration = Duration::from_secs(2);
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 
 /// Why the store did not do what it was asked.
@@ -34,16 +41,41 @@ pub enum StoreError {
     Refused(String),
     /// The migrations could not be applied.
     #[error("cannot migrate the database")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
+    Migrate(#[source] MigrateError),
+    /// It cannot be reached: refused, reset, shutting down, read-only, or silent.
+    #[error("the database cannot be reached: {0}")]
+    Unreachable(String),
+    /// It is there, and did not answer in time.
+    #[error("the database did not answer in time")]
+    Slow(#[source] sqlx::Error),
     /// The database did not answer as it should.
     #[error("the database did not answer")]
     Database(#[source] sqlx::Error),
+}
+
+impl StoreError {
+    /// Whether the store counts as down: what a request then gets is the operator's choice.
+    pub const fn is_outage(&self) -> bool {
+        matches!(self, Self::Unreachable(_))
+    }
 }
 
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         match &error {
             sqlx::Error::Database(database) if database.constraint().is_some() => Self::Refused(database.to_string()),
+            sqlx::Error::Database(database) => match database.code().as_deref() {
+                // Read-only: a standby. Shutting down, crashed, starting up. And whatever concerns the connection.
+                Some("25006" | "57P01" | "57P02" | "57P03") => Self::Unreachable(database.to_string()),
+                Some(code) if code.starts_with("08") => Self::Unreachable(database.to_string()),
+                // Cancelled after `statement_timeout`, no lock in time, no more connections.
+                Some("57014" | "55P03" | "53300") => Self::Slow(error),
+                _ => Self::Database(error),
+            },
+            sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => {
+                Self::Unreachable(error.to_string())
+            }
+            sqlx::Error::PoolTimedOut => Self::Slow(error),
             _ => Self::Database(error),
         }
     }
@@ -55,6 +87,8 @@ pub struct Store {
     pool: PgPool,
     /// For the decision log, which carries no money: its commits do not wait for the disk, and are in its order.
     log: PgPool,
+    options: PgConnectOptions,
+    health: Health,
 }
 
 impl Store {
@@ -64,14 +98,13 @@ impl Store {
     /// The database does not answer, or a migration does not apply (it is rolled back whole).
     pub async fn open(options: PgConnectOptions) -> Result<Self, StoreError> {
         migrate(&options).await?;
-        Self::connect(options).await
+        let store = Self::new(options);
+        store.ping().await?;
+        Ok(store)
     }
 
-    /// Connects to a database that is migrated already.
-    ///
-    /// # Errors
-    /// The database does not answer.
-    pub async fn connect(options: PgConnectOptions) -> Result<Self, StoreError> {
+    /// A store that connects when it is used first; [`Store::migrate`] has to come before that, once.
+    pub fn new(options: PgConnectOptions) -> Self {
         const CONNECTIONS: u32 = 16;
         const LOG_CONNECTIONS: u32 = 2;
         let options = options.disable_statement_logging().options([
@@ -87,10 +120,30 @@ impl Store {
             ("TimeZone", "UTC"),
             ("application_name", "tollgate"),
         ]);
-        // A round trip before every statement would double its price; a dead connection shows in use.
-        let pool = |connections| PgPoolOptions::new().max_connections(connections).test_before_acquire(false);
+        let health = Health::default();
+        let pool = |connections| {
+            let health = health.clone();
+            // A round trip before every statement would double its price; a dead connection shows in use.
+            PgPoolOptions::new()
+                .max_connections(connections)
+                .test_before_acquire(false)
+                .acquire_timeout(ACQUIRE_WITHIN)
+                // What an outage has left may lead to a server that is no primary any more, or nowhere.
+                .before_acquire(move |_, connection| {
+                    let is_left_over = health.back_for().is_some_and(|back_for| connection.age > back_for);
+                    Box::pin(async move { Ok(!is_left_over) })
+                })
+        };
         let log = pool(LOG_CONNECTIONS).connect_lazy_with(options.clone().options([("synchronous_commit", "off")]));
-        Ok(Self { pool: pool(CONNECTIONS).connect_with(options).await?, log })
+        Self { pool: pool(CONNECTIONS).connect_lazy_with(options.clone()), log, options, health }
+    }
+
+    /// Brings the database to this version.
+    ///
+    /// # Errors
+    /// The database does not answer, or a migration does not apply (it is rolled back whole).
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        migrate(&self.options).await
     }
 
     /// How far the database's clock is ahead of `now`.
@@ -111,10 +164,10 @@ impl Store {
         Ok(())
     }
 
-    /// Closes every connection, after what is in flight on it.
+    /// Closes every connection, after what is in flight on it, unless that takes too long.
     pub async fn close(&self) {
-        self.log.close().await;
-        self.pool.close().await;
+        let closed = async { tokio::join!(self.log.close(), self.pool.close()) };
+        let _ = tokio::time::timeout(ACQUIRE_WITHIN, closed).await;
     }
 }
 
@@ -122,32 +175,66 @@ impl Store {
 /// path's statements are methods of it. What is under way must not be cancelled.
 #[derive(Debug)]
 pub struct Link {
-    pool: PgPool,
-    connection: Option<PoolConnection<Postgres>>,
+    options: PgConnectOptions,
+    /// Where a statement ends early when the store is known to be down.
+    health: Option<Health>,
+    connection: Option<PgConnection>,
+    connected: Instant,
 }
 
 impl Store {
     /// A link that connects when it is used first.
     pub fn link(&self) -> Link {
-        Link { pool: self.pool.clone(), connection: None }
+        Link::new(self.options.clone(), Some(self.health.clone()))
+    }
+
+    /// A link for what is done while the store still counts as down: bringing it up to date.
+    pub fn link_in_outage(&self) -> Link {
+        Link::new(self.options.clone(), None)
+    }
+
+    /// See [`Health::guard`].
+    ///
+    /// # Errors
+    /// Those of `work`, and [`StoreError::Unreachable`].
+    pub async fn guard<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        self.health.guard(work).await
     }
 }
 
 impl Link {
-    async fn connection(&mut self) -> Result<&mut PgConnection, StoreError> {
-        let connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => self.pool.acquire().await?,
-        };
-        Ok(self.connection.insert(connection))
+    fn new(options: PgConnectOptions, health: Option<Health>) -> Self {
+        Self { options, health, connection: None, connected: Instant::now() }
+    }
+
+    /// Its connection; [`Link::give_back`] it, or it is closed.
+    async fn take(&mut self) -> Result<PgConnection, StoreError> {
+        // What an outage has left leads nowhere, or to a server that is no primary any more.
+        let back_for = self.health.as_ref().and_then(Health::back_for);
+        let is_left_over = back_for.is_some_and(|back_for| self.connected.elapsed() > back_for);
+        if let Some(connection) = self.connection.take().filter(|_| !is_left_over) {
+            return Ok(connection);
+        }
+        self.connected = Instant::now();
+        let connected = tokio::time::timeout(health::SILENCE, self.options.connect());
+        self.guard(async {
+            let silent = |_| StoreError::Unreachable("no connection within a second".to_owned());
+            Ok(connected.await.map_err(silent)??)
+        })
+        .await
+    }
+
+    async fn guard<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        match &self.health {
+            Some(health) => health.guard(work).await,
+            None => work.await,
+        }
     }
 
     /// A connection on which a statement failed may be no more: the next one gets another.
-    fn after<T>(&mut self, answer: Result<T, StoreError>) -> Result<T, StoreError> {
-        if let Err(StoreError::Database(_)) = &answer
-            && let Some(mut connection) = self.connection.take()
-        {
-            connection.close_on_drop();
+    fn give_back<T>(&mut self, connection: PgConnection, answer: Result<T, StoreError>) -> Result<T, StoreError> {
+        if matches!(answer, Ok(_) | Err(StoreError::Conflict(_) | StoreError::Refused(_) | StoreError::Slow(_))) {
+            self.connection = Some(connection);
         }
         answer
     }
@@ -174,7 +261,11 @@ pub async fn migrate(options: &PgConnectOptions) -> Result<(), StoreError> {
     }
     // Where the list of applied migrations goes: not every role may write to schema `public`.
     sqlx::query("SET search_path = copilot_internal").execute(&mut connection).await?;
-    MIGRATIONS.run(&mut connection).await?;
+    // As `run` does, whose bounds keep it out of spawned tasks.
+    MIGRATIONS.run_direct(None, &mut connection, false).await.map_err(|error| match error {
+        MigrateError::Execute(error) => error.into(),
+        other => StoreError::Migrate(other),
+    })?;
     create_log_view(&mut connection).await?;
     report_combined_quotas(&mut connection).await?;
     // Plans are made once and kept, so the first ones should know the tables.

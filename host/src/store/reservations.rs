@@ -228,8 +228,37 @@ impl Link {
     /// # Errors
     /// The database does not answer, or a constraint does not hold; then nothing was changed.
     pub async fn end(&mut self, endings: &[Ending], now: DateTime<Utc>) -> Result<Vec<Ended>, StoreError> {
-        let ended = end(self.connection().await?, endings, now).await;
-        self.after(ended)
+        let mut connection = self.take().await?;
+        let ended = self.guard(end(&mut connection, endings, now)).await;
+        self.give_back(connection, ended)
+    }
+
+    /// Prolongs a reservation that is held; it never lives longer than 24 hours. `None` where it is not held.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn extend(
+        &mut self,
+        tenant: &TenantId,
+        id: Uuid,
+        until: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) -> Result<Option<Reservation>, StoreError> {
+        let mut connection = self.take().await?;
+        let query = sqlx::query(concat!(
+            "UPDATE copilot_internal.reservations r
+             SET expires_at = greatest(r.expires_at, least($3, r.created_at + interval '24 hours'))
+             WHERE r.id = $1 AND r.tenant_id = $2 AND r.state = 'held' AND r.expires_at > $4
+             RETURNING ",
+            reservation_columns!()
+        ))
+        .bind(id)
+        .bind(tenant.as_str())
+        .bind(until)
+        .bind(now);
+        let row = self.guard(async { Ok(query.fetch_optional(&mut connection).await?) }).await;
+        let extended = row.and_then(|row| Ok(row.as_ref().map(|row| reservation(row, 0)).transpose()?));
+        self.give_back(connection, extended)
     }
 }
 
@@ -311,32 +340,5 @@ impl Store {
         .fetch_all(&self.pool)
         .await?;
         Ok(rows.iter().map(|row| reservation(row, 0)).collect::<Result<_, _>>()?)
-    }
-
-    /// Prolongs a reservation that is held; it never lives longer than 24 hours. `None` where it is not held.
-    ///
-    /// # Errors
-    /// The database does not answer.
-    pub async fn extend(
-        &self,
-        tenant: &TenantId,
-        id: Uuid,
-        until: DateTime<Utc>,
-        now: DateTime<Utc>,
-    ) -> Result<Option<Reservation>, StoreError> {
-        let row = sqlx::query(concat!(
-            "UPDATE copilot_internal.reservations r
-             SET expires_at = greatest(r.expires_at, least($3, r.created_at + interval '24 hours'))
-             WHERE r.id = $1 AND r.tenant_id = $2 AND r.state = 'held' AND r.expires_at > $4
-             RETURNING ",
-            reservation_columns!()
-        ))
-        .bind(id)
-        .bind(tenant.as_str())
-        .bind(until)
-        .bind(now)
-        .fetch_optional(&self.pool)
-        .await?;
-        Ok(row.as_ref().map(|row| reservation(row, 0)).transpose()?)
     }
 }

@@ -85,8 +85,18 @@ impl Link {
     /// # Errors
     /// The database does not answer, or a row holds what this version does not know.
     pub async fn standings(&mut self, subjects: &[Subject]) -> Result<Vec<Standing>, StoreError> {
-        let standings = read(self.connection().await?, subjects).await;
-        self.after(standings)
+        let is_kept = self.connection.is_some();
+        let mut connection = self.take().await?;
+        let standings = self.guard(read(&mut connection, subjects)).await;
+        match self.give_back(connection, standings) {
+            // A connection that was kept can have ended without the store: reading twice does no harm.
+            Err(error) if error.is_outage() && is_kept => {
+                let mut connection = self.take().await?;
+                let standings = self.guard(read(&mut connection, subjects)).await;
+                self.give_back(connection, standings)
+            }
+            answer => answer,
+        }
     }
 }
 

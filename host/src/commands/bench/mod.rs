@@ -17,9 +17,10 @@ use crate::api::{App, bare};
 use crate::cli::BenchArgs;
 use crate::clock::Clock;
 use crate::config::{Config, Listen};
-use crate::gate::{Enforcement, Gate};
+use crate::gate::{Enforcement, Gate, Outages, StoreFailure};
 use crate::policy::Folder;
 use crate::server::{self, Listener};
+use crate::spool::Spool;
 use crate::store::Store;
 use crate::store::embedded::Embedded;
 
@@ -68,12 +69,17 @@ struct Plan {
 
 async fn measure(config: &Config, scratch: &Path, plan: &Plan) -> Result<Vec<Line>, Failure> {
     let embedded = Embedded::start(scratch, &config.surroundings.search_path).await?;
-    let measured = measure_on(config, embedded.connect_options(), plan).await;
+    let measured = measure_on(config, scratch, embedded.connect_options(), plan).await;
     embedded.stop().await?;
     measured
 }
 
-async fn measure_on(config: &Config, options: PgConnectOptions, plan: &Plan) -> Result<Vec<Line>, Failure> {
+async fn measure_on(
+    config: &Config,
+    scratch: &Path,
+    options: PgConnectOptions,
+    plan: &Plan,
+) -> Result<Vec<Line>, Failure> {
     let clock = Clock::System;
     let store = Store::open(options.clone()).await?;
     crate::store::bench::populate(&store, plan.tenants, POOLED).await?;
@@ -82,7 +88,10 @@ async fn measure_on(config: &Config, options: PgConnectOptions, plan: &Plan) -> 
             .hint("build the policies with `tollgate policy build policies --out DIR` and name DIR with --policies")
     })?;
     let policies = Arc::new(folder);
-    let gate = Gate::start(store.clone(), policies.clone(), Enforcement { e2b: true, others: true }, clock.clone());
+    let spool = Spool::open(&scratch.join("spool"), 1 << 20).map_err(|error| Failure::new(error.to_string()))?.0;
+    let outages = Outages::new(StoreFailure::Closed, spool);
+    let gate =
+        Gate::start(store.clone(), policies.clone(), Enforcement { e2b: true, others: true }, clock.clone(), outages);
     let access = Access { app: Vec::new(), admin: None, transport: Transport::Loopback };
     let listen = Listen::Tcp(([127, 0, 0, 1], 0).into());
     let broken = |error| Failure::new(format!("the bench cannot listen: {error}"));
@@ -100,7 +109,12 @@ async fn measure_on(config: &Config, options: PgConnectOptions, plan: &Plan) -> 
     bench.database(&store, "durable UPDATE of one row (sqlx)", crate::store::bench::update_one).await?;
     bench.load("bare axum handler", bare, &[200], &check_one())?;
     #[cfg(feature = "limitador")]
-    bench.load("limitador behind axum, in memory", bare::serve_limitador().await.map_err(broken)?, &[200], &check_one())?;
+    bench.load(
+        "limitador behind axum, in memory",
+        bare::serve_limitador().await.map_err(broken)?,
+        &[200],
+        &check_one(),
+    )?;
     for (what, statuses, next) in loads(plan.tenants) {
         bench.load(&what, address, statuses, &next)?;
     }

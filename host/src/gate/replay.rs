@@ -1,0 +1,389 @@
+//! The end of an outage: what was kept goes into the books, in its order and each once, and then the store counts as up.
+//!
+//! Everything in the spool may have been carried out already: before its reply was lost, or in a replay that did not come
+//! to its end. The ids of reservations and costs tell.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{GateError, World};
+use crate::money::Money;
+use crate::quota::{ResourceType, TenantId, UserId};
+use crate::store::costs::Cost;
+use crate::store::ledger::Posted;
+use crate::store::replay::Promised;
+use crate::store::reservations::{End, Ending};
+use crate::store::{Link, StoreError};
+
+const LARGEST_BATCH: usize = 128;
+
+/// One record of the spool. Its form is read by later versions: fields may come, none may go.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub(super) enum Entry {
+    Reserve {
+        id: Uuid,
+        tenant: String,
+        user: Option<String>,
+        resource_type: String,
+        request_id: Option<String>,
+        body: String,
+        estimate_nanos: i64,
+        at: DateTime<Utc>,
+        expires_at: DateTime<Utc>,
+    },
+    Settle {
+        id: Uuid,
+        tenant: String,
+        actual_nanos: i64,
+        at: DateTime<Utc>,
+    },
+    Release {
+        id: Uuid,
+        tenant: String,
+        at: DateTime<Utc>,
+    },
+    Extend {
+        id: Uuid,
+        tenant: String,
+        until: DateTime<Utc>,
+        at: DateTime<Utc>,
+    },
+    Cost {
+        id: Uuid,
+        tenant: String,
+        user: Option<String>,
+        resource_type: String,
+        cost_id: String,
+        actual_nanos: i64,
+        occurred_at: DateTime<Utc>,
+        recorded_at: DateTime<Utc>,
+        attributes: String,
+        body: String,
+    },
+}
+
+impl Entry {
+    pub(super) fn reserve(promised: &Promised) -> Self {
+        Self::Reserve {
+            id: promised.id,
+            tenant: promised.tenant.to_string(),
+            user: promised.user.as_ref().map(UserId::to_string),
+            resource_type: promised.resource_type.to_string(),
+            request_id: promised.request_id.clone(),
+            body: promised.body.clone(),
+            estimate_nanos: promised.estimate.nanos(),
+            at: promised.created_at,
+            expires_at: promised.expires_at,
+        }
+    }
+
+    pub(super) fn end(ending: &Ending, at: DateTime<Utc>) -> Self {
+        let (id, tenant) = (ending.id, ending.tenant.to_string());
+        match ending.end {
+            End::Settle(actual) => Self::Settle { id, tenant, actual_nanos: actual.nanos(), at },
+            End::Release | End::Expire => Self::Release { id, tenant, at },
+        }
+    }
+
+    pub(super) fn cost(cost: &Cost) -> Self {
+        Self::Cost {
+            id: cost.id,
+            tenant: cost.tenant.to_string(),
+            user: cost.user.as_ref().map(UserId::to_string),
+            resource_type: cost.resource_type.to_string(),
+            cost_id: cost.cost_id.clone(),
+            actual_nanos: cost.actual.nanos(),
+            occurred_at: cost.occurred_at,
+            recorded_at: cost.recorded_at,
+            attributes: cost.attributes.clone(),
+            body: cost.body.clone(),
+        }
+    }
+}
+
+/// Consecutive records that one statement carries out.
+enum Step {
+    Reserve(Vec<Promised>),
+    /// All of one second, so that they share their time.
+    End(Vec<Ending>, DateTime<Utc>),
+    Extend {
+        id: Uuid,
+        tenant: TenantId,
+        until: DateTime<Utc>,
+        at: DateTime<Utc>,
+    },
+    Cost(Vec<Cost>),
+}
+
+impl Step {
+    fn of(entry: Entry) -> Result<Self, String> {
+        Ok(match entry {
+            Entry::Reserve { id, tenant, user, resource_type, request_id, body, estimate_nanos, at, expires_at } => {
+                Self::Reserve(vec![Promised {
+                    id,
+                    tenant: TenantId::parse(&tenant)?,
+                    user: user.as_deref().map(UserId::parse).transpose()?,
+                    resource_type: ResourceType::parse(&resource_type)?,
+                    request_id,
+                    body,
+                    estimate: Money::from_nanos(estimate_nanos),
+                    created_at: at,
+                    expires_at,
+                }])
+            }
+            Entry::Settle { id, tenant, actual_nanos, at } => {
+                let end = End::Settle(Money::from_nanos(actual_nanos));
+                Self::End(vec![Ending { id, tenant: TenantId::parse(&tenant)?, end }], at)
+            }
+            Entry::Release { id, tenant, at } => {
+                Self::End(vec![Ending { id, tenant: TenantId::parse(&tenant)?, end: End::Release }], at)
+            }
+            Entry::Extend { id, tenant, until, at } => {
+                Self::Extend { id, tenant: TenantId::parse(&tenant)?, until, at }
+            }
+            Entry::Cost {
+                id,
+                tenant,
+                user,
+                resource_type,
+                cost_id,
+                actual_nanos,
+                occurred_at,
+                recorded_at,
+                attributes,
+                body,
+            } => Self::Cost(vec![Cost {
+                id,
+                tenant: TenantId::parse(&tenant)?,
+                user: user.as_deref().map(UserId::parse).transpose()?,
+                resource_type: ResourceType::parse(&resource_type)?,
+                cost_id,
+                actual: Money::from_nanos(actual_nanos),
+                occurred_at,
+                recorded_at,
+                attributes,
+                body,
+            }]),
+        })
+    }
+
+    /// Adds `next` where one statement can carry out both; gives it back otherwise.
+    fn join(&mut self, next: Self) -> Result<(), Self> {
+        match (self, next) {
+            (Self::Reserve(these), Self::Reserve(those)) if these.len() < LARGEST_BATCH => {
+                let is_new = |new: &Promised| {
+                    these.iter().all(|old| {
+                        old.id != new.id
+                            && (old.request_id.is_none()
+                                || old.request_id != new.request_id
+                                || old.tenant != new.tenant)
+                    })
+                };
+                if !those.iter().all(is_new) {
+                    return Err(Self::Reserve(those));
+                }
+                these.extend(those);
+            }
+            (Self::End(these, at), Self::End(those, then))
+                if these.len() < LARGEST_BATCH
+                    && at.timestamp() == then.timestamp()
+                    && those.iter().all(|new| these.iter().all(|old| old.id != new.id)) =>
+            {
+                these.extend(those);
+                *at = (*at).max(then);
+            }
+            (Self::Cost(these), Self::Cost(those)) if these.len() < LARGEST_BATCH => these.extend(those),
+            (_, next) => return Err(next),
+        }
+        Ok(())
+    }
+
+    fn one_by_one(self) -> Vec<Self> {
+        match self {
+            Self::Reserve(all) => all.into_iter().map(|one| Self::Reserve(vec![one])).collect(),
+            Self::End(all, at) => all.into_iter().map(|one| Self::End(vec![one], at)).collect(),
+            Self::Cost(all) => all.into_iter().map(|one| Self::Cost(vec![one])).collect(),
+            extend @ Self::Extend { .. } => vec![extend],
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Reserve(all) => all.len(),
+            Self::End(all, _) => all.len(),
+            Self::Cost(all) => all.len(),
+            Self::Extend { .. } => 1,
+        }
+    }
+}
+
+/// What a replay came to.
+#[derive(Debug, Default)]
+struct Report {
+    replayed: usize,
+    rejected: usize,
+    amount: Money,
+    over: HashSet<String>,
+}
+
+impl Report {
+    fn posted<'a>(&mut self, amount: Money, quotas: impl IntoIterator<Item = &'a Posted>) {
+        self.amount = self.amount + amount;
+        for Posted { row, .. } in quotas {
+            if row.spend > row.limit {
+                let key = &row.key;
+                self.over.insert(format!("{} {} {} {}", key.scope, key.scope_id, key.resource_type, key.period));
+            }
+        }
+    }
+}
+
+impl World {
+    /// The store answers again: brings the books up to date, and then it counts as up.
+    pub(super) async fn recover(&self) -> Result<(), GateError> {
+        let store = |error| GateError::Store(Arc::new(error));
+        let disk = |error: std::io::Error| GateError::Spool(error.to_string());
+        let mut link = self.store.link_in_outage();
+        let (mut done, mut report) = (0, Report::default());
+        loop {
+            let records = self.outages.spool.read(done).await.map_err(disk)?;
+            if records.is_empty() {
+                let health = self.store.health().clone();
+                if self.outages.spool.finish(done, move || health.is_back()).await.map_err(disk)? {
+                    break;
+                }
+                continue;
+            }
+            done += records.len();
+            for step in self.steps(records, &mut report).await? {
+                self.carry_out(&mut link, step, &mut report).await.map_err(store)?;
+            }
+        }
+        self.tell(&report);
+        Ok(())
+    }
+
+    async fn steps(&self, records: Vec<Vec<u8>>, report: &mut Report) -> Result<Vec<Step>, GateError> {
+        let mut steps: Vec<Step> = Vec::new();
+        for record in records {
+            let entry = serde_json::from_slice(&record).map_err(|error| error.to_string());
+            match entry.and_then(Step::of) {
+                Ok(step) => {
+                    let alone = match steps.last_mut() {
+                        Some(last) => last.join(step).err(),
+                        None => Some(step),
+                    };
+                    steps.extend(alone);
+                }
+                Err(fault) => self.reject(record, &fault, report).await?,
+            }
+        }
+        Ok(steps)
+    }
+
+    /// Carries out a step, record by record where one of them breaks a constraint.
+    async fn carry_out(&self, link: &mut Link, step: Step, report: &mut Report) -> Result<(), StoreError> {
+        match self.try_step(link, &step, report).await {
+            Err(StoreError::Refused(_)) if step.len() > 1 => {
+                for one in step.one_by_one() {
+                    Box::pin(self.carry_out(link, one, report)).await?;
+                }
+            }
+            Err(StoreError::Refused(fault)) => self.reject_step(step, &fault, report).await,
+            Err(error) => return Err(error),
+            Ok(()) => {}
+        }
+        Ok(())
+    }
+
+    async fn try_step(&self, link: &mut Link, step: &Step, report: &mut Report) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        match step {
+            Step::Reserve(promised) => {
+                link.keep(promised, now).await?;
+            }
+            Step::End(endings, at) => {
+                let ended = link.end(endings, *at).await?;
+                for ending in endings {
+                    let answer = ended.iter().find(|ended| ended.before.id == ending.id);
+                    let actual = if let End::Settle(actual) = ending.end { actual } else { Money::ZERO };
+                    match answer {
+                        Some(answer) if answer.now => report.posted(actual, &answer.quotas),
+                        Some(answer) if answer.before.actual.is_none_or(|before| before == actual) => {}
+                        Some(_) if ending.end == End::Release => {}
+                        found => {
+                            let fault = if found.is_some() { "settled with another amount" } else { "unknown" };
+                            let entry = Entry::end(ending, *at);
+                            self.reject_entry(&entry, &format!("reservation {}: {fault}", ending.id), report).await;
+                        }
+                    }
+                }
+            }
+            Step::Extend { id, tenant, until, at } => {
+                link.extend(tenant, *id, *until, *at).await?;
+            }
+            Step::Cost(costs) => {
+                for (cost, recorded) in costs.iter().zip(link.record_costs(costs, now).await?) {
+                    match recorded {
+                        Ok(recorded) if recorded.duplicate => {}
+                        Ok(recorded) => report.posted(cost.actual, &recorded.quotas),
+                        Err(error) => self.reject_entry(&Entry::cost(cost), &error.to_string(), report).await,
+                    }
+                }
+            }
+        }
+        report.replayed += step.len();
+        Ok(())
+    }
+
+    async fn reject_step(&self, step: Step, fault: &str, report: &mut Report) {
+        let entries: Vec<Entry> = match step {
+            Step::Reserve(all) => all.iter().map(Entry::reserve).collect(),
+            Step::End(all, at) => all.iter().map(|ending| Entry::end(ending, at)).collect(),
+            Step::Extend { id, tenant, until, at } => {
+                vec![Entry::Extend { id, tenant: tenant.to_string(), until, at }]
+            }
+            Step::Cost(all) => all.iter().map(Entry::cost).collect(),
+        };
+        for entry in entries {
+            self.reject_entry(&entry, fault, report).await;
+        }
+    }
+
+    async fn reject_entry(&self, entry: &Entry, fault: &str, report: &mut Report) {
+        let record = serde_json::to_vec(entry).unwrap_or_default();
+        if let Err(error) = self.reject(record, fault, report).await {
+            tracing::error!(reason = %error, "A rejected record is in this log only");
+        }
+    }
+
+    /// What cannot be in the books is kept beside the spool, and told.
+    async fn reject(&self, record: Vec<u8>, fault: &str, report: &mut Report) -> Result<(), GateError> {
+        report.rejected += 1;
+        tracing::error!(reason = fault, record = %String::from_utf8_lossy(&record), "A record of the outage is not in the books");
+        self.outages.spool.set_aside(record).await.map_err(|error| GateError::Spool(error.to_string()))
+    }
+
+    fn tell(&self, report: &Report) {
+        let current = std::mem::take(&mut *self.outages.current());
+        let seconds = current.since.map_or(0, |since| (self.clock.now() - since).num_seconds());
+        let mut over: Vec<&str> = report.over.iter().map(String::as_str).collect();
+        over.sort_unstable();
+        tracing::warn!(
+            outageSeconds = seconds,
+            allowed = current.allowed,
+            allowedUsd = current.amount.to_decimal(),
+            refused = current.refused,
+            replayed = report.replayed,
+            replayedUsd = report.amount.to_decimal(),
+            rejected = report.rejected,
+            overLimit = %over.join(", "),
+            "Store back"
+        );
+    }
+}

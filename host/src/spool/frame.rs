@@ -1,0 +1,79 @@
+//! One record in the file: a mark, its length, a checksum, and itself. After a damaged one the next mark goes on.
+
+use sha2::{Digest as _, Sha256};
+
+const MARK: [u8; 4] = [0xf5, b'T', b'G', 1];
+const SUM: usize = 8;
+const HEAD: usize = MARK.len() + 4 + SUM;
+
+/// `record` as it is written.
+pub(super) fn framed(record: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(HEAD + record.len());
+    frame.extend_from_slice(&MARK);
+    frame.extend_from_slice(&u32::try_from(record.len()).unwrap_or(u32::MAX).to_le_bytes());
+    frame.extend_from_slice(&sum(record));
+    frame.extend_from_slice(record);
+    frame
+}
+
+fn sum(record: &[u8]) -> [u8; SUM] {
+    let mut sum = [0; SUM];
+    sum.copy_from_slice(&Sha256::digest(record)[..SUM]);
+    sum
+}
+
+/// What a file holds.
+#[derive(Debug, Default)]
+pub(super) struct Scan {
+    pub(super) records: Vec<Vec<u8>>,
+    /// Bytes between records that are none.
+    pub(super) damaged: Vec<Vec<u8>>,
+    /// The last record is not all there.
+    pub(super) torn: bool,
+    /// Where the last whole record ends.
+    pub(super) end: u64,
+}
+
+/// Reads every whole record.
+pub(super) fn scan(bytes: &[u8]) -> Scan {
+    let (mut found, mut at) = (Scan::default(), 0);
+    while at < bytes.len() {
+        if let Some(record) = record(&bytes[at..]) {
+            found.records.push(record.to_vec());
+            at += HEAD + record.len();
+            found.end = at as u64;
+            continue;
+        }
+        match (at + 1..bytes.len()).find(|&next| record(&bytes[next..]).is_some()) {
+            Some(next) => {
+                found.damaged.push(bytes[at..next].to_vec());
+                at = next;
+            }
+            None if is_unfinished(&bytes[at..]) => {
+                found.torn = true;
+                break;
+            }
+            None => {
+                found.damaged.push(bytes[at..].to_vec());
+                break;
+            }
+        }
+    }
+    found
+}
+
+/// The record that starts here, if it is whole.
+fn record(bytes: &[u8]) -> Option<&[u8]> {
+    let rest = bytes.strip_prefix(&MARK)?;
+    let (length, rest) = rest.split_first_chunk::<4>()?;
+    let (expected, rest) = rest.split_first_chunk::<SUM>()?;
+    let record = rest.get(..u32::from_le_bytes(*length) as usize)?;
+    (sum(record) == *expected).then_some(record)
+}
+
+/// Whether the file ends before the record does that starts here.
+fn is_unfinished(bytes: &[u8]) -> bool {
+    let Some(rest) = bytes.strip_prefix(&MARK) else { return MARK.starts_with(bytes) };
+    let Some((length, rest)) = rest.split_first_chunk::<4>() else { return true };
+    rest.len() < SUM + u32::from_le_bytes(*length) as usize
+}

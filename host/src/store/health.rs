@@ -1,0 +1,131 @@
+//! Whether the store can be reached, as far as this host knows; and the question that finds out.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions as _, PgConnection};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::{Store, StoreError};
+
+/// A store that says nothing for so long is down; one that is slow answers this small question in time.
+pub(super) const SILENCE: Duration = Duration::from_secs(1);
+
+/// What this host knows of the store. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Health {
+    state: Arc<watch::Sender<State>>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct State {
+    /// Why it counts as down.
+    down: Option<Arc<str>>,
+    /// When it came back last.
+    back: Option<Instant>,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self { state: Arc::new(watch::Sender::new(State::default())) }
+    }
+}
+
+impl Health {
+    /// Whether it counts as down.
+    pub fn is_down(&self) -> bool {
+        self.state.borrow().down.is_some()
+    }
+
+    /// Why it counts as down.
+    pub fn why(&self) -> Option<Arc<str>> {
+        self.state.borrow().down.clone()
+    }
+
+    /// It is down from now on; tells whether that is news. Whatever waits for it is told at once.
+    pub fn is_lost(&self, why: &str) -> bool {
+        self.state.send_if_modified(|state| {
+            let is_news = state.down.is_none();
+            if is_news {
+                state.down = Some(why.into());
+            }
+            is_news
+        })
+    }
+
+    /// It is up from now on.
+    pub fn is_back(&self) {
+        self.state.send_modify(|state| *state = State { down: None, back: Some(Instant::now()) });
+    }
+
+    /// How long it has been up since the last outage; `None` where there was none.
+    pub(super) fn back_for(&self) -> Option<Duration> {
+        self.state.borrow().back.map(|back| back.elapsed())
+    }
+
+    /// What `work` comes to, or that the store is down, as soon as that is known: a connection can be silent for ever.
+    ///
+    /// # Errors
+    /// Those of `work`, and [`StoreError::Unreachable`].
+    pub async fn guard<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        let mut state = self.state.subscribe();
+        tokio::select! {
+            biased;
+            down = state.wait_for(|state| state.down.is_some()) => {
+                let why = down.ok().and_then(|state| state.down.clone());
+                Err(StoreError::Unreachable(why.unwrap_or_default().to_string()))
+            }
+            answer = work => answer,
+        }
+    }
+}
+
+/// Asks the store whether it is there, on a connection of its own.
+#[derive(Debug)]
+pub struct Probe {
+    options: PgConnectOptions,
+    connection: Option<PgConnection>,
+}
+
+impl Store {
+    /// What this host knows of it.
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// A probe that connects when it is used first.
+    pub fn probe(&self) -> Probe {
+        Probe { options: self.options.clone(), connection: None }
+    }
+}
+
+impl Probe {
+    /// Whether the store is there and takes writes.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreachable`]: it is down. Any other error: it is there, and something else is wrong.
+    pub async fn ask(&mut self) -> Result<(), StoreError> {
+        let connection = self.connection.take();
+        let asked = timeout(SILENCE, ask(&self.options, connection)).await;
+        let (connection, is_read_only) =
+            asked.map_err(|_| StoreError::Unreachable("it was silent for a second".to_owned()))??;
+        if is_read_only {
+            // A standby, or a primary that has become one: the next question may reach another server.
+            return Err(StoreError::Unreachable("it is read-only".to_owned()));
+        }
+        self.connection = Some(connection);
+        Ok(())
+    }
+}
+
+async fn ask(options: &PgConnectOptions, connection: Option<PgConnection>) -> Result<(PgConnection, bool), StoreError> {
+    let mut connection = match connection {
+        Some(connection) => connection,
+        None => options.connect().await?,
+    };
+    let question = "SELECT pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean";
+    let is_read_only = sqlx::query_scalar(question).fetch_one(&mut connection).await?;
+    Ok((connection, is_read_only))
+}

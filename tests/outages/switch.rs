@@ -1,0 +1,85 @@
+//! A database that can be switched off: between a host and PostgreSQL, it forwards everything, or refuses, or is silent.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tokio::io::copy_bidirectional;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+
+/// What PostgreSQL calls its socket, for port 5432.
+const SOCKET: &str = ".s.PGSQL.5432";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wire {
+    Forwards,
+    /// Whoever is connected is cut off, and nobody else gets in.
+    Refuses,
+    /// Takes everything, and answers nothing.
+    IsSilent,
+}
+
+pub struct Switch {
+    wire: watch::Sender<Wire>,
+    /// Of the socket, whose path has to be short.
+    folder: PathBuf,
+}
+
+impl Switch {
+    /// In front of the server with this socket.
+    pub fn new(server: &Path) -> Self {
+        static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("tollgate-switch-{}-{number}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a folder");
+        let listener = UnixListener::bind(folder.join(SOCKET)).expect("a socket");
+        let wire = watch::Sender::new(Wire::Forwards);
+        let (told, server) = (wire.clone(), server.join(SOCKET));
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(forward(client, server.clone(), told.subscribe()));
+            }
+        });
+        Self { wire, folder }
+    }
+
+    /// Where its socket lies.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    pub fn now(&self, wire: Wire) {
+        self.wire.send_replace(wire);
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Until one side ends, or the wire is cut.
+async fn forward(mut client: UnixStream, server: PathBuf, mut wire: watch::Receiver<Wire>) {
+    if *wire.borrow() == Wire::Refuses {
+        return;
+    }
+    let Ok(mut server) = UnixStream::connect(&server).await else { return };
+    loop {
+        let now = *wire.borrow_and_update();
+        match now {
+            Wire::Refuses => return,
+            Wire::IsSilent => {
+                if wire.changed().await.is_err() {
+                    return;
+                }
+            }
+            Wire::Forwards => {
+                tokio::select! {
+                    _ = copy_bidirectional(&mut client, &mut server) => return,
+                    changed = wire.changed() => if changed.is_err() { return },
+                }
+            }
+        }
+    }
+}
