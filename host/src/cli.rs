@@ -37,6 +37,16 @@ pub enum Command {
     /// Build and test policies.
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// What the gate starts as a child: compiles the component on stdin, within limits, to code on stdout.
+    #[command(hide = true)]
+    CompilePolicy {
+        /// Address space.
+        #[arg(long)]
+        memory_mib: u64,
+        /// Processor time.
+        #[arg(long)]
+        cpu_seconds: u64,
+    },
 }
 
 /// Flags of `serve` and `dev`; each is also a key of tollgate.toml and a `TOLLGATE_` variable.

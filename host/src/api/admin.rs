@@ -23,7 +23,7 @@ use super::gate::read;
 use super::input::{self, Fields, Part};
 use crate::money::Money;
 use crate::period::Period;
-use crate::policy::Generation;
+use crate::policy::{Generation, PolicyError};
 use crate::quota::{PoolId, QuotaKey, ResourceType, Scope, TenantId, Tier};
 use crate::store::decisions::{DecisionFilter, StoredDecision};
 use crate::store::quotas::{ListedQuota, QuotaFilter, QuotaRule};
@@ -231,6 +231,7 @@ pub async fn reload(_: AdminCaller, State(app): State<Arc<App>>) -> Result<Respo
 }
 
 fn policies_body(generation: &Generation) -> serde_json::Value {
+    let fault = |error: &PolicyError| json!({ "kind": error.kind(), "message": error.to_string() });
     let policies = generation.statuses().into_iter().map(|status| {
         let serving = status.serving.as_ref();
         json!({
@@ -239,7 +240,15 @@ fn policies_body(generation: &Generation) -> serde_json::Value {
             "since": serving.map(|serving| Instant(serving.since)),
             "version": serving.map(|serving| &serving.version),
             "summary": serving.map(|serving| &serving.summary),
-            "lastError": status.last_error.map(|error| json!({ "kind": error.kind(), "message": error.to_string() })),
+            "lastError": status.last_error.as_ref().map(fault),
+            "candidate": status.candidate.map(|candidate| json!({
+                "digest": candidate.digest,
+                "since": candidate.since.map(Instant),
+                "compared": candidate.compared,
+                "disagreed": candidate.disagreed,
+                "dropped": candidate.dropped,
+                "lastError": candidate.last_error.as_ref().map(fault),
+            })),
         })
     });
     json!({ "policies": policies.collect::<Vec<_>>() })
