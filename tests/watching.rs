@@ -310,3 +310,59 @@ async fn ask_until(host: &Host, known: &[Value], stopped: &tokio::sync::watch::R
     }
     asked
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_candidate_is_asked_in_shadow_and_where_it_disagrees_is_counted_and_stored() {
+    let files = guests::own_folder();
+    guests::install(&files, "every-second-user", "odd", guests::PATIENT);
+    // It has no operator's file of its own: that of the live policy counts, which knows no settings.
+    files.write("odd.next.wasm", of_the_tests("hostile"));
+    let policies = guests::open(files.path().to_owned());
+    let host = Setup { policies, ..Setup::default() }.start().await;
+    host.tenant("acme-corp", Some("odd"), None).await;
+    let candidate = |answer: &Answer| {
+        let policies = answer.at("/policies");
+        let all = policies.as_array().cloned().unwrap_or_default();
+        all.into_iter().find(|policy| policy["name"] == "odd").expect("the policy")["candidate"].clone()
+    };
+    let mut denied = String::new();
+    for n in 1..=4 {
+        let user = format!("u-{n}");
+        let body = json!({ "tenantId": "acme-corp", "userId": user, "resourceType": "llm" });
+        let answer = host.check(body.clone()).await.expect_status(if n % 2 == 1 { 200 } else { 403 });
+        assert_eq!(answer.at("/policy/name"), if n % 2 == 1 { json!("odd") } else { Value::Null });
+        if n == 2 {
+            denied = answer.word("/decisionId");
+        }
+        host.post("/v1/reservations", body).await.expect_status(if n % 2 == 1 { 201 } else { 403 });
+    }
+    // Others have no candidate.
+    host.check(crate::harness::llm("2.00")).await;
+    host.tenant("globex", None, None).await;
+    host.check(json!({ "tenantId": "globex", "resourceType": "llm" })).await.expect_status(200);
+    until("9 compared", || async { candidate(&host.get("/v1/policies").await)["compared"] == 9 }).await;
+    let shown = candidate(&host.get("/v1/policies").await);
+    assert_eq!((&shown["disagreed"], &shown["dropped"], &shown["lastError"]), (&json!(5), &json!(0), &Value::Null));
+    assert_eq!((&shown["digest"], &shown["since"]), (&json!(digest_of("hostile")), &json!(crate::harness::NOON)));
+    let stored = "SELECT count(*) FROM copilot_internal.policy_disagreements WHERE live_outcome = 'denied'
+                  AND live_code = 'even_user' AND candidate_outcome = 'allowed' AND policy_name = 'odd'";
+    until("5 stored", || async { host.database.value(stored).await == "5" }).await;
+    let one =
+        format!("SELECT candidate_digest FROM copilot_internal.policy_disagreements WHERE decision_id = '{denied}'");
+    assert_eq!(host.database.value(&one).await, digest_of("hostile"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_candidate_that_fails_hurts_nobody_and_says_how() {
+    let files = guests::own_folder();
+    files.write("standard.next.wasm", of_the_tests("hostile"));
+    files.write("standard.next.toml", "timeout_ms = 1000\n[settings]\nbehaviour = \"panic\"\n");
+    files.write("standard.next.fixtures.toml", "");
+    let host = Setup { policies: guests::open(files.path().to_owned()), ..Setup::default() }.start().await;
+    host.check(crate::harness::llm("2.00")).await.expect_status(200);
+    let at = "/policies/0/candidate/lastError/kind";
+    until("its failure", || async { host.get("/v1/policies").await.at(at) == "trap" }).await;
+    let stored = "SELECT count(*) FROM copilot_internal.policy_disagreements
+                  WHERE candidate_outcome = 'failed' AND candidate_code = 'trap'";
+    until("it is stored", || async { host.database.value(stored).await == "1" }).await;
+}

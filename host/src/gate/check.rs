@@ -136,6 +136,7 @@ fn run_guests(
             Ok(decision) if decision.denial().is_none() => {
                 let second = decision.facts.request.at.timestamp();
                 let settings = generation.settings_of(&decision.policy);
+                world.shadow.ask(generation, &decision);
                 world.recorder.allowed(second, || facts::row(&decision, settings));
                 let _ = job.reply.send(Ok(decision));
             }

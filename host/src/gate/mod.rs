@@ -5,7 +5,7 @@
 //! 2. the rows of the whole batch are read in one statement, fresh: a denial is never made on anything older;
 //! 3. for each request in order its tier's policy is asked;
 //! 4. the host has the last word (hard limits, enforcement switched off), and answers;
-//! 5. the decision is logged, and stored beside the hot path.
+//! 5. the decision is logged, and stored beside the hot path; a candidate is asked too, and changes nothing (`shadow`).
 //!
 //! Whatever moves money joins the lane of the rows that it touches (its pool's, else its tenant's), and there a batch is
 //! 1. costs and endings, in one transaction each: what is spent is recorded, what is set aside comes back;
@@ -20,6 +20,7 @@ mod lines;
 mod money;
 mod recorder;
 mod reserve;
+mod shadow;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -35,6 +36,7 @@ use self::lane::{Lane, Overloaded};
 use self::money::MoneyJob;
 use self::recorder::Recorder;
 use self::reserve::{LaneState, ReserveJob};
+use self::shadow::Shadow;
 use crate::clock::Clock;
 use crate::decision::{Decision, PolicyRef, Request};
 use crate::policy::{Folder, Generation, PolicyError};
@@ -99,6 +101,7 @@ struct World {
     store: Store,
     policies: Arc<Folder>,
     recorder: Recorder,
+    shadow: Shadow,
     enforcement: Enforcement,
     clock: Clock,
     pools: Pools,
@@ -138,11 +141,12 @@ pub struct Gate {
 impl Gate {
     /// Starts the lanes. Needs a tokio runtime with threads.
     pub fn start(store: Store, policies: Arc<Folder>, enforcement: Enforcement, clock: Clock) -> Arc<Self> {
-        let recorder = Recorder::start(store.clone());
+        let (recorder, shadow) = (Recorder::start(store.clone()), Shadow::start(store.clone()));
         let world = Arc::new(World {
             store,
             policies,
             recorder,
+            shadow,
             enforcement,
             clock,
             pools: Pools::default(),
@@ -256,6 +260,7 @@ async fn send<Job: Send + 'static, T>(lane: &Lane<Job>, job: impl FnOnce(Reply<T
 impl World {
     /// Keeps a decision for its readers: those that refuse always, allowed checks up to a rate.
     async fn record(&self, generation: &Generation, decision: &Decision) {
+        self.shadow.ask(generation, decision);
         self.recorder.always(facts::row(decision, generation.settings_of(&decision.policy))).await;
     }
 }

@@ -11,6 +11,7 @@ pub mod embedded;
 pub mod ledger;
 pub mod quotas;
 pub mod reservations;
+pub mod shadows;
 pub mod subjects;
 pub mod tenants;
 
