@@ -366,3 +366,45 @@ async fn a_candidate_that_fails_hurts_nobody_and_says_how() {
                   WHERE candidate_outcome = 'failed' AND candidate_code = 'trap'";
     until("it is stored", || async { host.database.value(stored).await == "1" }).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_candidate_is_promoted_by_its_digest_and_a_rollback_puts_back_what_was_live() {
+    let files = guests::own_folder();
+    guests::install(&files, "every-second-user", "odd", guests::PATIENT);
+    let host = Setup { policies: guests::open(files.path().to_owned()), ..Setup::default() }.start().await;
+    host.tenant("acme-corp", Some("odd"), None).await;
+    let ask = || host.check(json!({ "tenantId": "acme-corp", "userId": "u-2", "resourceType": "llm" }));
+    let change = |what: &'static str, body: Value| {
+        let host = &host;
+        async move { host.post(&format!("/v1/policies/odd/{what}"), body).await }
+    };
+    let none = change("promote", json!({})).await.expect_status(409);
+    assert_eq!((none.at("/error"), none.word("/message").contains("odd.next.wasm")), (json!("policy_conflict"), true));
+    change("rollback", json!({})).await.expect_status(409);
+    files.write("odd.next.wasm", "no component");
+    let refused = change("promote", json!({})).await.expect_status(409);
+    assert!(refused.word("/message").contains("was refused: not a WebAssembly component"), "{}", refused.text);
+    files.write("odd.next.wasm", of_the_tests("hostile"));
+    files.write("odd.next.toml", "timeout_ms = 1000\n[settings]\nbehaviour = \"count\"\n");
+    let other = change("promote", json!({ "digest": digest_of("every-second-user") })).await.expect_status(409);
+    assert!(other.word("/message").starts_with("the candidate for odd is sha256:"), "{}", other.text);
+    assert_eq!(ask().await.expect_status(403).at("/code"), "even_user");
+    change("promote", json!({ "digest": digest_of("hostile") })).await.expect_status(200);
+    assert_eq!(ask().await.expect_status(403).at("/code"), "counted");
+    assert!(!files.join("odd.next.wasm").exists() && !files.join("odd.next.toml").exists());
+    // There and back again, with the texts that belong to each.
+    change("rollback", json!({ "digest": digest_of("hostile") })).await.expect_status(409);
+    change("rollback", json!({})).await.expect_status(200);
+    assert_eq!(ask().await.expect_status(403).at("/code"), "even_user");
+    change("rollback", json!({})).await.expect_status(200);
+    assert_eq!(ask().await.expect_status(403).at("/code"), "counted");
+    // The command does the same to the folder, and the host sees it.
+    let folder = files.path().to_str().expect("a text");
+    let output = crate::harness::tollgate(&["policy", "rollback", "odd", "--policies", folder], &[]);
+    assert!(output.status.success(), "{output:?}");
+    Answer::of(host.request("POST", "/v1/policies/reload")).await.expect_status(200);
+    assert_eq!(ask().await.expect_status(403).at("/code"), "even_user");
+    let output = crate::harness::tollgate(&["policy", "promote", "odd", "--policies", folder], &[]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("odd has no candidate"), "{output:?}");
+    assert_eq!(output.status.code(), Some(2));
+}

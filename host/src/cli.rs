@@ -177,6 +177,26 @@ pub enum PolicyCommand {
         #[arg(required = true, value_name = "PATH")]
         paths: Vec<PathBuf>,
     },
+    /// Make NAME.next.wasm the live policy; hosts that watch the folder follow.
+    Promote(PolicyChangeArgs),
+    /// Put back what was live before the last promotion, or undo the last rollback.
+    Rollback(PolicyChangeArgs),
+}
+
+/// Which policy of which folder.
+#[derive(Debug, Args)]
+pub struct PolicyChangeArgs {
+    /// The policy's name, which is its tier.
+    pub name: String,
+    /// Only if this is the version that would go live, such as sha256:861e572d…
+    #[arg(long)]
+    pub digest: Option<String>,
+    /// The policy folder [default: policies in the data directory]
+    #[arg(long, value_name = "DIR")]
+    pub policies: Option<String>,
+    /// Where the configuration is.
+    #[command(flatten)]
+    pub store: StoreArgs,
 }
 
 impl Command {

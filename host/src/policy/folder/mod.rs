@@ -10,6 +10,7 @@ mod files;
 mod generation;
 mod kept;
 mod policy;
+mod promote;
 mod scan;
 mod watch;
 
@@ -28,6 +29,7 @@ use super::engine::{Engine, PolicyError};
 pub use self::candidate::{Candidate, CandidateStatus};
 pub use self::generation::{Generation, Serving, Status};
 pub use self::policy::{Policy, Session};
+pub use self::promote::ChangeError;
 pub use self::watch::Watch;
 
 /// The policy of tenants without a tier, and of tiers without a file.
