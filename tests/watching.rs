@@ -37,9 +37,13 @@ fn digest_of(policy: &str) -> String {
     tollgate::policy::engine::digest(&of_the_tests(policy))
 }
 
-async fn until_live(folder: &Folder, name: &str, digest_wanted: Option<String>) {
-    until(&format!("{name} is {digest_wanted:?}"), || async { digest(&folder.generation(), name) == digest_wanted })
-        .await;
+/// Before the folder is looked at anyway, which is every 30 seconds: something was seen.
+const BEFORE_THE_NEXT_LOOK: Duration = Duration::from_secs(20);
+
+async fn until_live(folder: &Folder, name: &str, wanted: Option<String>) {
+    let live = until("it is live", || async { digest(&folder.generation(), name) == wanted });
+    let seen = tokio::time::timeout(BEFORE_THE_NEXT_LOOK, live).await;
+    assert!(seen.is_ok(), "nobody saw that {name} is {wanted:?} now");
 }
 
 #[tokio::test(flavor = "multi_thread")]
