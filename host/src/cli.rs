@@ -37,6 +37,16 @@ pub enum Command {
     /// Build and test policies.
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// What the gate starts as a child: compiles the component on stdin, within limits, to code on stdout.
+    #[command(hide = true)]
+    CompilePolicy {
+        /// Address space.
+        #[arg(long)]
+        memory_mib: u64,
+        /// Processor time.
+        #[arg(long)]
+        cpu_seconds: u64,
+    },
 }
 
 /// Flags of `serve` and `dev`; each is also a key of tollgate.toml and a `TOLLGATE_` variable.
@@ -178,6 +188,26 @@ pub enum PolicyCommand {
         #[arg(required = true, value_name = "PATH")]
         paths: Vec<PathBuf>,
     },
+    /// Make NAME.next.wasm the live policy; hosts that watch the folder follow.
+    Promote(PolicyChangeArgs),
+    /// Put back what was live before the last promotion, or undo the last rollback.
+    Rollback(PolicyChangeArgs),
+}
+
+/// Which policy of which folder.
+#[derive(Debug, Args)]
+pub struct PolicyChangeArgs {
+    /// The policy's name, which is its tier.
+    pub name: String,
+    /// Only if this is the version that would go live, such as sha256:861e572d…
+    #[arg(long)]
+    pub digest: Option<String>,
+    /// The policy folder [default: policies in the data directory]
+    #[arg(long, value_name = "DIR")]
+    pub policies: Option<String>,
+    /// Where the configuration is.
+    #[command(flatten)]
+    pub store: StoreArgs,
 }
 
 impl Command {

@@ -96,12 +96,20 @@ pub struct Surroundings {
     pub home: Option<PathBuf>,
     /// `PATH`: where programs are looked for.
     pub search_path: OsString,
+    /// This program, to be started again as a child.
+    pub program: Option<PathBuf>,
 }
 
 impl Surroundings {
     /// This process's.
     pub fn of_this_process() -> Self {
-        Self { home: std::env::home_dir(), search_path: std::env::var_os("PATH").unwrap_or_default() }
+        // The link stays ours when the file is replaced by another version.
+        let link = PathBuf::from("/proc/self/exe");
+        Self {
+            home: std::env::home_dir(),
+            search_path: std::env::var_os("PATH").unwrap_or_default(),
+            program: if link.exists() { Some(link) } else { std::env::current_exe().ok() },
+        }
     }
 }
 

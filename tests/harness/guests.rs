@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
-use tollgate::policy::Folder;
 use tollgate::policy::build::build;
+use tollgate::policy::{Folder, Workshop};
 
 use super::{NOON, Scratch, instant};
 
@@ -58,7 +58,21 @@ pub fn install(folder: &Scratch, policy: &str, name: &str, manifest: &str) {
         .expect("a built policy");
 }
 
+/// The program of the tests compiles, and what it has compiled is there for all of them.
+pub fn workshop() -> Workshop {
+    Workshop {
+        program: Some(env!("CARGO_BIN_EXE_tollgate").into()),
+        compiled: Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("compiled")),
+        ..Workshop::default()
+    }
+}
+
 /// Reads a policy folder.
 pub fn open(folder: PathBuf) -> Arc<Folder> {
-    Arc::new(Folder::open(folder, instant(NOON)).unwrap_or_else(|error| panic!("{error}")))
+    open_with(folder, workshop())
+}
+
+/// Reads a policy folder, for hosts that keep something.
+pub fn open_with(folder: PathBuf, workshop: Workshop) -> Arc<Folder> {
+    Arc::new(Folder::open(folder, workshop, instant(NOON)).unwrap_or_else(|error| panic!("{error}")))
 }

@@ -23,7 +23,8 @@ use super::gate::read;
 use super::input::{self, Fields, Part};
 use crate::money::Money;
 use crate::period::Period;
-use crate::policy::Generation;
+use crate::policy::folder::ChangeError;
+use crate::policy::{Folder, Generation, PolicyError};
 use crate::quota::{PoolId, QuotaKey, ResourceType, Scope, TenantId, Tier};
 use crate::store::decisions::{DecisionFilter, StoredDecision};
 use crate::store::quotas::{ListedQuota, QuotaFilter, QuotaRule};
@@ -230,7 +231,57 @@ pub async fn reload(_: AdminCaller, State(app): State<Arc<App>>) -> Result<Respo
     Ok((status, Json(policies_body(&generation))).into_response())
 }
 
+/// `POST /v1/policies/{name}/promote`: 200 where the candidate serves, 409 where there is none that could.
+pub async fn promote(
+    _: AdminCaller,
+    State(app): State<Arc<App>>,
+    Part(name): Part<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, ApiError> {
+    change(app, name, body, Folder::promote).await
+}
+
+/// `POST /v1/policies/{name}/rollback`: 200 where the previous version serves again, 409 where there is none that could.
+pub async fn rollback(
+    _: AdminCaller,
+    State(app): State<Arc<App>>,
+    Part(name): Part<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, ApiError> {
+    change(app, name, body, Folder::rollback).await
+}
+
+type Change = fn(&Folder, &str, Option<&str>, DateTime<Utc>) -> Result<Arc<Generation>, ChangeError>;
+
+async fn change(
+    app: Arc<App>,
+    name: String,
+    body: Result<Bytes, BytesRejection>,
+    change: Change,
+) -> Result<Response, ApiError> {
+    Tier::parse(&name).map_err(|fault| ApiError::invalid("name", fault))?;
+    let body = read(body)?;
+    let digest = if body.is_empty() {
+        None
+    } else {
+        let mut fields = Fields::parse(&body)?;
+        let digest = fields.text("digest", |text| Ok::<_, String>(text.to_owned()))?;
+        fields.finish()?;
+        digest
+    };
+    let (policies, now) = (app.policies.clone(), app.clock.now());
+    let generation = tokio::task::spawn_blocking(move || change(&policies, &name, digest.as_deref(), now))
+        .await
+        .map_err(|error| ApiError::internal(error.to_string()))?
+        .map_err(|error| match error {
+            ChangeError::Conflict(fault) => ApiError::policy_conflict(fault),
+            ChangeError::Failed(fault) => ApiError::internal(fault),
+        })?;
+    Ok(Json(policies_body(&generation)).into_response())
+}
+
 fn policies_body(generation: &Generation) -> serde_json::Value {
+    let fault = |error: &PolicyError| json!({ "kind": error.kind(), "message": error.to_string() });
     let policies = generation.statuses().into_iter().map(|status| {
         let serving = status.serving.as_ref();
         json!({
@@ -239,7 +290,15 @@ fn policies_body(generation: &Generation) -> serde_json::Value {
             "since": serving.map(|serving| Instant(serving.since)),
             "version": serving.map(|serving| &serving.version),
             "summary": serving.map(|serving| &serving.summary),
-            "lastError": status.last_error.map(|error| json!({ "kind": error.kind(), "message": error.to_string() })),
+            "lastError": status.last_error.as_ref().map(fault),
+            "candidate": status.candidate.map(|candidate| json!({
+                "digest": candidate.digest,
+                "since": candidate.since.map(Instant),
+                "compared": candidate.compared,
+                "disagreed": candidate.disagreed,
+                "dropped": candidate.dropped,
+                "lastError": candidate.last_error.as_ref().map(fault),
+            })),
         })
     });
     json!({ "policies": policies.collect::<Vec<_>>() })

@@ -68,6 +68,11 @@ impl ApiError {
         Self::new(StatusCode::CONFLICT, "idempotency_conflict", message)
     }
 
+    /// 409: the policy folder is not such that this can be done.
+    pub fn policy_conflict(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "policy_conflict", message)
+    }
+
     /// 410.
     pub fn reservation_ended(state: &str) -> Self {
         Self::new(StatusCode::GONE, "reservation_ended", format!("the reservation is {state}"))

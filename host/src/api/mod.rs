@@ -63,6 +63,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/tenants/{tenant_id}", get(admin::tenant).put(admin::put_tenant).delete(admin::delete_tenant))
         .route("/v1/policies", get(admin::policies))
         .route("/v1/policies/reload", post(admin::reload))
+        .route("/v1/policies/{name}/promote", post(admin::promote))
+        .route("/v1/policies/{name}/rollback", post(admin::rollback))
         .route("/v1/decisions", get(admin::decisions))
         .route("/v1/decisions/{id}", get(admin::decision))
         .route("/livez", get(|| async { Json(json!({ "status": "ok" })) }))

@@ -15,6 +15,7 @@ use crate::cli::{Cli, Command, StoreArgs};
 use crate::config::{Config, ConfigError};
 use crate::policy::PolicyError;
 use crate::policy::build::BuildError;
+use crate::policy::compile::{self, ChildError};
 use crate::store::embedded::{self, Embedded, EmbeddedError};
 use crate::store::{Store, StoreError};
 use crate::telemetry;
@@ -89,6 +90,13 @@ impl From<BuildError> for Failure {
     }
 }
 
+impl From<ChildError> for Failure {
+    fn from(error: ChildError) -> Self {
+        let exit = if matches!(error, ChildError::Component(_)) { 1 } else { 2 };
+        Self { exit, ..Self::caused(&error) }
+    }
+}
+
 impl From<PolicyError> for Failure {
     fn from(error: PolicyError) -> Self {
         Self::caused(&error)
@@ -107,6 +115,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Bench(args) => bench::run(args).await,
         Command::Quota(command) => quota::run(command).await,
         Command::Policy(command) => policy::run(command).await,
+        Command::CompilePolicy { memory_mib, cpu_seconds } => Ok(compile::child(memory_mib, cpu_seconds)?),
     }
 }
 

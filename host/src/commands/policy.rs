@@ -1,15 +1,21 @@
-//! `policy build` and `policy test`.
+//! `policy build`, `test`, `promote` and `rollback`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
 
 use super::{Failure, shown};
-use crate::cli::PolicyCommand;
-use crate::config::Surroundings;
+use crate::cli::{PolicyChangeArgs, PolicyCommand};
+use crate::clock::Clock;
+use crate::config::{Config, Surroundings};
 use crate::policy::build::build;
 use crate::policy::engine::Engine;
 use crate::policy::fixture::Fixtures;
+use crate::policy::folder::ChangeError;
 use crate::policy::manifest::Manifest;
+use crate::policy::{Folder, Generation, Workshop};
 use crate::telemetry;
 
 pub(super) async fn run(command: PolicyCommand) -> Result<(), Failure> {
@@ -22,8 +28,27 @@ pub(super) async fn run(command: PolicyCommand) -> Result<(), Failure> {
             Ok(())
         }
         PolicyCommand::Test { paths } => test(&paths),
+        PolicyCommand::Promote(args) => change(args, Folder::promote),
+        PolicyCommand::Rollback(args) => change(args, Folder::rollback),
     };
     tokio::task::spawn_blocking(work).await.map_err(|error| Failure::new(error.to_string()))?
+}
+
+type Change = fn(&Folder, &str, Option<&str>, DateTime<Utc>) -> Result<Arc<Generation>, ChangeError>;
+
+/// Changes the folder; a host that serves from it watches it.
+fn change(args: PolicyChangeArgs, change: Change) -> Result<(), Failure> {
+    let PolicyChangeArgs { name, digest, policies, store } = args;
+    let flags = [("policies", policies), ("data_dir", store.data_dir)];
+    let config = Config::load(store.config.as_deref(), &flags)?;
+    let now = Clock::System.now();
+    let folder = Folder::open(config.policies.clone(), Workshop::default(), now)
+        .map_err(|error| Failure::from(error).hint("name the policy folder with --policies DIR"))?;
+    let generation = change(&folder, &name, digest.as_deref(), now).map_err(|error| Failure::caused(&error))?;
+    let live = generation.statuses().into_iter().find(|status| status.name == name).and_then(|status| status.serving);
+    let digest = live.map(|live| live.digest).unwrap_or_default();
+    println!("{name} is {digest} in {}; hosts that watch the folder follow.", shown(&config.policies));
+    Ok(())
 }
 
 fn test(paths: &[PathBuf]) -> Result<(), Failure> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use chrono::TimeDelta;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 
 use super::{Failure, external, shown, start_embedded};
 use crate::api::App;
@@ -13,7 +14,7 @@ use crate::clock::Clock;
 use crate::config::{Config, Listen};
 use crate::gate::{Gate, Outages};
 use crate::policy::build::build;
-use crate::policy::{Folder, PolicyError};
+use crate::policy::{Folder, PolicyError, Watch, Workshop};
 use crate::server::{self, Listener};
 use crate::spool::Spool;
 use crate::store::Store;
@@ -130,8 +131,10 @@ async fn run_on(
     if is_dev {
         eprintln!("{}", first_steps(&address));
     }
+    let watching = watch(&policies, &clock)?;
     let app = Arc::new(App { gate, store: store.clone(), policies, clock, access: config.access.clone() });
     let served = server::serve(listener, app, shutdown).await;
+    watching.abort();
     store.close().await;
     served.map_err(|error| Failure::new(format!("the listener broke: {error}")))
 }
@@ -156,7 +159,8 @@ fn open_spool(config: &Config) -> Result<Spool, Failure> {
 
 async fn open_policies(config: &Config, clock: &Clock) -> Result<Arc<Folder>, Failure> {
     let (dir, now) = (config.policies.clone(), clock.now());
-    let folder = tokio::task::spawn_blocking(move || Folder::open(dir, now))
+    let workshop = Workshop::of(config.surroundings.program.clone(), &config.data_dir);
+    let folder = tokio::task::spawn_blocking(move || Folder::open(dir, workshop, now))
         .await
         .map_err(|error| Failure::new(error.to_string()))?
         .map_err(|error: PolicyError| {
@@ -164,6 +168,19 @@ async fn open_policies(config: &Config, clock: &Clock) -> Result<Arc<Folder>, Fa
                 .hint(format!("build some with `tollgate policy build policies --out {}`", shown(&config.policies)))
         })?;
     Ok(Arc::new(folder))
+}
+
+/// Watches the policy folder, and looks there at once on SIGHUP.
+fn watch(policies: &Arc<Folder>, clock: &Clock) -> Result<JoinHandle<()>, Failure> {
+    let watch = Watch::start(policies.clone(), clock.clone())
+        .map_err(|error| Failure::new(format!("cannot watch the policy folder: {error}")))?;
+    let mut hangups =
+        signal(SignalKind::hangup()).map_err(|error| Failure::new(format!("cannot listen for signals: {error}")))?;
+    Ok(tokio::spawn(async move {
+        while hangups.recv().await.is_some() {
+            watch.look();
+        }
+    }))
 }
 
 /// Ready when the process is asked to stop.

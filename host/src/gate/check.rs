@@ -135,6 +135,7 @@ fn run_guests(
         match guests.decide(facts) {
             Ok(decision) if decision.denial().is_none() => {
                 let decision = Arc::new(decision);
+                world.shadow.ask(generation, &decision);
                 world.recorder.allowed(&decision, generation);
                 let _ = job.reply.send(Ok(decision));
             }

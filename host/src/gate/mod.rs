@@ -5,7 +5,7 @@
 //! 2. the rows of the whole batch are read in one statement, fresh: a denial is never made on anything older;
 //! 3. for each request in order its tier's policy is asked;
 //! 4. the host has the last word (hard limits, enforcement switched off), and answers;
-//! 5. the decision is logged, and stored beside the hot path.
+//! 5. the decision is logged, and stored beside the hot path; a candidate is asked too, and changes nothing (`shadow`).
 //!
 //! Whatever moves money joins the lane of the rows that it touches (its pool's, else its tenant's), and there a batch is
 //! 1. costs and endings, in one transaction each: what is spent is recorded, what is set aside comes back;
@@ -22,6 +22,7 @@ mod outage;
 mod recorder;
 mod replay;
 mod reserve;
+mod shadow;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -40,6 +41,7 @@ use self::outage::Made;
 use self::recorder::Recorder;
 use self::replay::Entry;
 use self::reserve::{LaneState, ReserveJob};
+use self::shadow::Shadow;
 use crate::clock::Clock;
 use crate::decision::{Decision, PolicyRef, Request};
 use crate::policy::{Folder, Generation, PolicyError};
@@ -137,6 +139,7 @@ struct World {
     store: Store,
     policies: Arc<Folder>,
     recorder: Recorder,
+    shadow: Shadow,
     enforcement: Enforcement,
     clock: Clock,
     pools: Pools,
@@ -188,11 +191,12 @@ impl Gate {
         if outages.spool().records() > 0 {
             store.health().is_lost("what an earlier outage has left is not in the books yet");
         }
-        let recorder = Recorder::start(store.clone());
+        let (recorder, shadow) = (Recorder::start(store.clone()), Shadow::start(store.clone()));
         let world = Arc::new(World {
             store,
             policies,
             recorder,
+            shadow,
             enforcement,
             clock,
             pools: Pools::default(),
@@ -399,6 +403,7 @@ impl World {
     /// Keeps a decision for its readers.
     async fn record(&self, generation: &Arc<Generation>, decision: Decision) -> Arc<Decision> {
         let decision = Arc::new(decision);
+        self.shadow.ask(generation, &decision);
         self.recorder.decided(decision.clone(), generation.clone()).await;
         decision
     }

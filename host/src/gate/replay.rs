@@ -175,29 +175,29 @@ impl Step {
     /// Adds `next` where one statement can carry out both; gives it back otherwise.
     fn join(&mut self, next: Self) -> Result<(), Self> {
         match (self, next) {
-            (Self::Reserve(these), Self::Reserve(those)) if these.len() < LARGEST_BATCH => {
+            (Self::Reserve(batch), Self::Reserve(more)) if batch.len() < LARGEST_BATCH => {
                 let is_new = |new: &Promised| {
-                    these.iter().all(|old| {
+                    batch.iter().all(|old| {
                         old.id != new.id
                             && (old.request_id.is_none()
                                 || old.request_id != new.request_id
                                 || old.tenant != new.tenant)
                     })
                 };
-                if !those.iter().all(is_new) {
-                    return Err(Self::Reserve(those));
+                if !more.iter().all(is_new) {
+                    return Err(Self::Reserve(more));
                 }
-                these.extend(those);
+                batch.extend(more);
             }
-            (Self::End(these, at), Self::End(those, then))
-                if these.len() < LARGEST_BATCH
+            (Self::End(batch, at), Self::End(more, then))
+                if batch.len() < LARGEST_BATCH
                     && at.timestamp() == then.timestamp()
-                    && those.iter().all(|new| these.iter().all(|old| old.id != new.id)) =>
+                    && more.iter().all(|new| batch.iter().all(|old| old.id != new.id)) =>
             {
-                these.extend(those);
+                batch.extend(more);
                 *at = (*at).max(then);
             }
-            (Self::Cost(these), Self::Cost(those)) if these.len() < LARGEST_BATCH => these.extend(those),
+            (Self::Cost(batch), Self::Cost(more)) if batch.len() < LARGEST_BATCH => batch.extend(more),
             (_, next) => return Err(next),
         }
         Ok(())

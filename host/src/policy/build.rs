@@ -2,9 +2,10 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde::Deserialize;
 use wit_component::ComponentEncoder;
@@ -198,9 +199,20 @@ impl Module {
 
 /// Writes beside the file and renames, so that no reader sees half of it.
 fn replace(file: &Path, bytes: &[u8]) -> Result<(), BuildError> {
+    replace_file(file, bytes).map_err(|error| BuildError::new(format!("cannot write {}: {error}", file.display())))
+}
+
+/// Writes beside the file, to the disk, and renames.
+pub(super) fn replace_file(file: &Path, bytes: &[u8]) -> io::Result<()> {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
     let mut beside = file.as_os_str().to_owned();
-    beside.push(".new");
-    fs::write(&beside, bytes)
-        .and_then(|()| fs::rename(&beside, file))
-        .map_err(|error| BuildError::new(format!("cannot write {}: {error}", file.display())))
+    beside.push(format!(".{}-{}.new", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed)));
+    let beside = PathBuf::from(beside);
+    let written = fs::File::create(&beside)
+        .and_then(|mut new| new.write_all(bytes).and_then(|()| new.sync_all()))
+        .and_then(|()| fs::rename(&beside, file));
+    if written.is_err() {
+        let _ = fs::remove_file(&beside);
+    }
+    written
 }

@@ -6,13 +6,14 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use wasmtime::component::{Component, Linker};
+use wasmtime::component::Linker;
 use wasmtime::{
     Config, Engine as Wasmtime, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, ResourceLimiter, Store,
     Trap, WasmBacktraceDetails,
 };
 
 use super::bindings::{self, Description, PolicyPre};
+use super::compile::Compiler;
 use crate::decision::{Facts, Verdict};
 
 /// One tick of the clock that interrupts guests.
@@ -65,6 +66,9 @@ pub enum PolicyError {
     /// It answered something that is no verdict on these facts.
     #[error("bad answer: {0}")]
     BadAnswer(String),
+    /// What may pass by itself: a file that is still being written, a disk or a compiler that did not answer.
+    #[error("{0}")]
+    Unready(String),
 }
 
 impl PolicyError {
@@ -77,7 +81,13 @@ impl PolicyError {
             Self::Memory(_) => "memory",
             Self::Output => "output",
             Self::BadAnswer(_) => "bad_answer",
+            Self::Unready(_) => "unready",
         }
+    }
+
+    /// Whether the same files may hold at another time: a busy machine makes a guest late.
+    pub const fn may_pass(&self) -> bool {
+        matches!(self, Self::Unready(_) | Self::Timeout(_))
     }
 }
 
@@ -141,11 +151,21 @@ impl Engine {
         Ok(Self { wasmtime })
     }
 
-    /// Compiles a component and checks that it exports the world and imports nothing.
+    /// Compiles a component in this process and checks that it exports the world and imports nothing.
     ///
     /// # Errors
     /// [`PolicyError::Load`] with a sentence that an author can act on.
     pub fn compile(&self, bytes: &[u8], limits: Limits) -> Result<Compiled, PolicyError> {
+        self.compile_by(&Compiler::default(), bytes, limits)
+    }
+
+    /// As [`Engine::compile`], where and as `compiler` does it.
+    pub(super) fn compile_by(
+        &self,
+        compiler: &Compiler,
+        bytes: &[u8],
+        limits: Limits,
+    ) -> Result<Compiled, PolicyError> {
         let load = PolicyError::Load;
         let largest = limits.max_size_mib as usize * (1 << 20);
         if bytes.len() > largest {
@@ -164,8 +184,7 @@ impl Engine {
             }
             _ => return Err(load("not a WebAssembly component".to_owned())),
         }
-        let component =
-            Component::new(&self.wasmtime, bytes).map_err(|error| load(format!("does not compile: {error:#}")))?;
+        let component = compiler.component(&self.wasmtime, bytes)?;
         let imports: Vec<String> =
             component.component_type().imports(&self.wasmtime).map(|(name, _)| name.to_owned()).collect();
         if !imports.is_empty() {
@@ -184,8 +203,13 @@ impl Engine {
 
 /// `sha256:` and 64 hexadecimal digits.
 pub fn digest(bytes: &[u8]) -> String {
+    format!("sha256:{}", hexadecimal(&Sha256::digest(bytes)))
+}
+
+/// Two digits for each byte.
+pub(super) fn hexadecimal(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
-    Sha256::digest(bytes).iter().fold("sha256:".to_owned(), |mut text, byte| {
+    bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text
     })
@@ -311,6 +335,13 @@ fn classify(error: &wasmtime::Error, limits: Limits) -> PolicyError {
             }
         }
     }
+}
+
+/// An engine that compiles for [`Engine`]'s, and runs nothing: it reserves no memory for instances.
+pub(super) fn compiling_engine() -> wasmtime::Result<Wasmtime> {
+    let mut config = config();
+    config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
+    Wasmtime::new(&config)
 }
 
 fn config() -> Config {

@@ -2,10 +2,11 @@
 
 mod bindings;
 pub mod build;
+pub mod compile;
 pub mod engine;
 pub mod fixture;
 pub mod folder;
 pub mod manifest;
 
 pub use engine::{Compiled, Engine, PolicyError};
-pub use folder::{Folder, Generation, Policy, Session};
+pub use folder::{Folder, Generation, Policy, Session, Watch, Workshop};

@@ -13,6 +13,7 @@ pub mod ledger;
 pub mod quotas;
 pub mod replay;
 pub mod reservations;
+pub mod shadows;
 pub mod subjects;
 pub mod tenants;
 
@@ -216,7 +217,8 @@ impl Link {
             return Ok(connection);
         }
         self.connected = Instant::now();
-        let connected = tokio::time::timeout(health::SILENCE, self.options.connect());
+        // Rare and large: not within every future that may connect.
+        let connected = Box::pin(tokio::time::timeout(health::SILENCE, self.options.connect()));
         self.guard(async {
             let silent = |_| StoreError::Unreachable("no connection within a second".to_owned());
             Ok(connected.await.map_err(silent)??)

@@ -18,7 +18,7 @@ use crate::cli::BenchArgs;
 use crate::clock::Clock;
 use crate::config::{Config, Listen};
 use crate::gate::{Enforcement, Gate, Outages, StoreFailure};
-use crate::policy::Folder;
+use crate::policy::{Folder, Workshop};
 use crate::server::{self, Listener};
 use crate::spool::Spool;
 use crate::store::Store;
@@ -83,7 +83,7 @@ async fn measure_on(
     let clock = Clock::System;
     let store = Store::open(options.clone()).await?;
     crate::store::bench::populate(&store, plan.tenants, POOLED).await?;
-    let folder = Folder::open(config.policies.clone(), clock.now()).map_err(|error| {
+    let folder = Folder::open(config.policies.clone(), Workshop::default(), clock.now()).map_err(|error| {
         Failure::from(error)
             .hint("build the policies with `tollgate policy build policies --out DIR` and name DIR with --policies")
     })?;
