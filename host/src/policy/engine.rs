@@ -9,21 +9,25 @@ use sha2::{Digest, Sha256};
 use wasmtime::component::{Component, Linker};
 use wasmtime::{
     Config, Engine as Wasmtime, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, ResourceLimiter, Store,
-    Trap, WasmBacktraceDetails,
+    WasmBacktraceDetails,
 };
 
 use super::bindings::{self, Description, PolicyPre};
+pub use super::failure::PolicyError;
+use super::failure::{Growth, NO_DECIDER, classify, unfit};
 use crate::decision::{Facts, Verdict};
 
 /// One tick of the clock that interrupts guests.
 const TICK: Duration = Duration::from_millis(1);
 /// What a guest may return, before anything is allocated for it.
-const LARGEST_ANSWER: usize = 64 << 10;
+pub(super) const LARGEST_ANSWER: usize = 64 << 10;
 /// Handles to resources; the interface has none.
-const MOST_HANDLES: usize = 64;
+pub(super) const MOST_HANDLES: usize = 64;
 /// The largest memory that `memory_mib` can ask for.
 pub const LARGEST_MEMORY_MIB: u32 = 512;
-const LARGEST_TABLE: usize = 20_000;
+pub(super) const LARGEST_TABLE: usize = 20_000;
+/// Of the guest's own calls, in bytes.
+pub(super) const LARGEST_STACK: usize = 512 << 10;
 /// Instances that can be alive at once: one for each batch in flight, and those under test.
 const MOST_INSTANCES: u32 = 32;
 
@@ -44,43 +48,6 @@ impl Default for Limits {
     }
 }
 
-/// Why a policy failed. Each kind is counted and reported on its own.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PolicyError {
-    /// It is no component of this world, or imports something, or its settings or fixtures do not hold.
-    #[error("{0}")]
-    Load(String),
-    /// It did not answer in time.
-    #[error("no answer within {} ms", .0.as_millis())]
-    Timeout(Duration),
-    /// It stopped itself: a panic, a stack overflow, an access out of bounds.
-    #[error("trapped: {0}")]
-    Trap(String),
-    /// It wanted more memory than it may have.
-    #[error("wanted more than {0} MiB of memory (memory_mib)")]
-    Memory(u32),
-    /// Its answer was larger than 64 KiB.
-    #[error("answered more than {} KiB", LARGEST_ANSWER >> 10)]
-    Output,
-    /// It answered something that is no verdict on these facts.
-    #[error("bad answer: {0}")]
-    BadAnswer(String),
-}
-
-impl PolicyError {
-    /// The kind's name in metrics, logs and tables.
-    pub const fn kind(&self) -> &'static str {
-        match self {
-            Self::Load(_) => "load",
-            Self::Timeout(_) => "timeout",
-            Self::Trap(_) => "trap",
-            Self::Memory(_) => "memory",
-            Self::Output => "output",
-            Self::BadAnswer(_) => "bad_answer",
-        }
-    }
-}
-
 /// Compiles and runs policies. One per process.
 pub struct Engine {
     wasmtime: Arc<Wasmtime>,
@@ -98,11 +65,6 @@ struct Guard {
     memory_left: usize,
 }
 
-/// Marks the error that a refused growth raises, to tell it from other traps.
-#[derive(Debug, thiserror::Error)]
-#[error("memory limit")]
-struct MemoryLimit;
-
 impl ResourceLimiter for Guard {
     fn memory_growing(&mut self, current: usize, desired: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
         match self.memory_left.checked_sub(desired.saturating_sub(current)) {
@@ -110,12 +72,12 @@ impl ResourceLimiter for Guard {
                 self.memory_left = left;
                 Ok(true)
             }
-            None => Err(MemoryLimit.into()),
+            None => Err(Growth::Memory.into()),
         }
     }
 
     fn table_growing(&mut self, _current: usize, desired: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
-        if desired > LARGEST_TABLE { Err(MemoryLimit.into()) } else { Ok(true) }
+        if desired > LARGEST_TABLE { Err(Growth::Table.into()) } else { Ok(true) }
     }
 }
 
@@ -177,7 +139,7 @@ impl Engine {
         let pre = Linker::new(&self.wasmtime)
             .instantiate_pre(&component)
             .and_then(PolicyPre::new)
-            .map_err(|error| load(format!("does not export tollgate:policy/decider@0.1.0 as it should: {error:#}")))?;
+            .map_err(|error| load(format!("{NO_DECIDER}: {error:#}")))?;
         Ok(Compiled { pre, limits, digest: digest(bytes).into() })
     }
 }
@@ -278,38 +240,15 @@ impl Session<'_> {
                 let mut store = self.compiled.store();
                 // Before the instance exists: start functions are guest code too.
                 store.set_epoch_deadline(deadline);
-                (self.compiled.pre.instantiate(&mut store)?, store)
+                let policy = self.compiled.pre.instantiate(&mut store).map_err(|error| unfit(&error, limits))?;
+                (policy, store)
             };
-            let answer = run(&policy, &mut store)?;
+            let answer = run(&policy, &mut store).map_err(|error| classify(&error, limits))?;
             Ok((answer, (policy, store)))
-        }))
-        .unwrap_or_else(|_| Err(wasmtime::Error::msg("the engine panicked")));
-        match called {
-            Ok((answer, instance)) => {
-                self.instance = Some(instance);
-                Ok(answer)
-            }
-            Err(error) => Err(classify(&error, limits)),
-        }
-    }
-}
-
-fn classify(error: &wasmtime::Error, limits: Limits) -> PolicyError {
-    if error.is::<MemoryLimit>() {
-        return PolicyError::Memory(limits.memory_mib);
-    }
-    match error.downcast_ref::<Trap>() {
-        Some(Trap::Interrupt) => PolicyError::Timeout(limits.timeout),
-        Some(trap) => PolicyError::Trap(trap.to_string()),
-        None => {
-            let text = format!("{error:#}");
-            // The engine has no type for it.
-            if text.contains("fuel allocated for hostcalls") {
-                PolicyError::Output
-            } else {
-                PolicyError::BadAnswer(text)
-            }
-        }
+        }));
+        let (answer, instance) = called.unwrap_or_else(|_| Err(PolicyError::Trap("the engine panicked".to_owned())))?;
+        self.instance = Some(instance);
+        Ok(answer)
     }
 }
 
@@ -334,7 +273,7 @@ fn config() -> Config {
         .cranelift_nan_canonicalization(true)
         .epoch_interruption(true)
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
-        .max_wasm_stack(512 << 10)
+        .max_wasm_stack(LARGEST_STACK)
         .wasm_component_model(true)
         .wasm_memory64(false)
         .wasm_relaxed_simd(false)

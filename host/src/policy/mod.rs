@@ -3,9 +3,11 @@
 mod bindings;
 pub mod build;
 pub mod engine;
+mod failure;
 pub mod fixture;
 pub mod folder;
 pub mod manifest;
 
-pub use engine::{Compiled, Engine, PolicyError};
+pub use engine::{Compiled, Engine};
+pub use failure::PolicyError;
 pub use folder::{Folder, Generation, Policy, Session};
