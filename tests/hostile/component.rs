@@ -111,7 +111,7 @@ impl Module {
         let package = resolve.push_str("hostile.wit", &world).expect("a world");
         let world = resolve.select_world(&[package], None).expect("one world");
         embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8, false).expect("metadata");
-        let encoded = ComponentEncoder::default().validate(true).module(&module).and_then(|encoder| encoder.encode());
+        let encoded = ComponentEncoder::default().validate(true).module(&module).and_then(ComponentEncoder::encode);
         encoded.expect("a component of the world")
     }
 }

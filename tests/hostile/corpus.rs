@@ -20,7 +20,7 @@ const PATIENT: &str = "timeout_ms = 1000";
 const ENDLESS: &str = "timeout_ms = 100";
 const SPIN: &str = "(loop (br 0))";
 
-fn case(name: &'static str, module: Module, kind: &'static str, message: &'static str) -> Case {
+fn case(name: &'static str, module: &Module, kind: &'static str, message: &'static str) -> Case {
     let manifest = if kind == "timeout" { ENDLESS } else { PATIENT };
     Case { name, bytes: module.component(), manifest, kind, message }
 }
@@ -41,17 +41,17 @@ fn time() -> Vec<Case> {
     let post = format!(r#"(func (export "cabi_post_tollgate:policy/decider@0.1.0#decide") (param i32) {SPIN})"#);
     let start = format!("(func $main {SPIN}) (start $main)");
     vec![
-        case("loop-in-decide", deciding(SPIN), "timeout", late),
-        case("loop-in-start", Module { rest: start, ..Module::default() }, "timeout", late),
-        case("loop-in-describe", Module { describe: spin(), ..Module::default() }, "timeout", late),
-        case("loop-in-validate", Module { validate: spin(), ..Module::default() }, "timeout", late),
+        case("loop-in-decide", &deciding(SPIN), "timeout", late),
+        case("loop-in-start", &Module { rest: start, ..Module::default() }, "timeout", late),
+        case("loop-in-describe", &Module { describe: spin(), ..Module::default() }, "timeout", late),
+        case("loop-in-validate", &Module { validate: spin(), ..Module::default() }, "timeout", late),
         case(
             "loop-in-realloc",
-            Module { realloc: format!("(if (local.get 3) (then {SPIN}))"), ..Module::default() },
+            &Module { realloc: format!("(if (local.get 3) (then {SPIN}))"), ..Module::default() },
             "timeout",
             late,
         ),
-        case("loop-after-return", Module { rest: post, ..Module::default() }, "timeout", late),
+        case("loop-after-return", &Module { rest: post, ..Module::default() }, "timeout", late),
     ]
 }
 
@@ -61,28 +61,28 @@ fn space() -> Vec<Case> {
     let table = "wanted a table of more than 20000 entries";
     let with_table = |decide: &str| Module { rest: "(table $t 1 funcref)".to_owned(), ..deciding(decide) };
     vec![
-        case("memory-grown-for-ever", deciding("(loop (drop (memory.grow (i32.const 16))) (br 0))"), "memory", memory),
-        case("memory-at-once", deciding("(drop (memory.grow (i32.const 4096)))"), "memory", memory),
-        case("memory-at-the-start", Module { memory: "1024".to_owned(), ..Module::default() }, "memory", memory),
+        case("memory-grown-for-ever", &deciding("(loop (drop (memory.grow (i32.const 16))) (br 0))"), "memory", memory),
+        case("memory-at-once", &deciding("(drop (memory.grow (i32.const 4096)))"), "memory", memory),
+        case("memory-at-the-start", &Module { memory: "1024".to_owned(), ..Module::default() }, "memory", memory),
         case(
             "table-grown-for-ever",
-            with_table("(loop (drop (table.grow $t (ref.null func) (i32.const 1000))) (br 0))"),
+            &with_table("(loop (drop (table.grow $t (ref.null func) (i32.const 1000))) (br 0))"),
             "table",
             table,
         ),
         case(
             "table-at-once",
-            with_table("(drop (table.grow $t (ref.null func) (i32.const 10000000)))"),
+            &with_table("(drop (table.grow $t (ref.null func) (i32.const 10000000)))"),
             "table",
             table,
         ),
         case(
             "table-at-the-start",
-            Module { rest: "(table 1000000 funcref)".to_owned(), ..Module::default() },
+            &Module { rest: "(table 1000000 funcref)".to_owned(), ..Module::default() },
             "load",
             "table",
         ),
-        case("stack", deciding("(drop (call $decide (local.get 0)))"), "stack", "overflowed its stack of 512 KiB"),
+        case("stack", &deciding("(drop (call $decide (local.get 0)))"), "stack", "overflowed its stack of 512 KiB"),
     ]
 }
 
@@ -92,21 +92,21 @@ fn answers() -> Vec<Case> {
     let large = |module: Module| Module { memory: "1700".to_owned(), ..module };
     let mut hundred_megabytes = case(
         "answer-of-100-mb",
-        large(Module::refusing(code, (0, 100_000_000), (0, 0))),
+        &large(Module::refusing(code, (0, 100_000_000), (0, 0))),
         "output",
         "answered more than 64 KiB",
     );
     hundred_megabytes.manifest = "timeout_ms = 1000\nmemory_mib = 128";
     let mut million = case(
         "million-items",
-        large(Module::refusing(code, reason, (0, 1_000_000))),
+        &large(Module::refusing(code, reason, (0, 1_000_000))),
         "output",
         "answered more than 64 KiB",
     );
     million.manifest = hundred_megabytes.manifest;
     let mut million_faults = case(
         "million-faults",
-        Module {
+        &Module {
             validate: "(i32.store8 (i32.const 4000) (i32.const 1)) (i32.store (i32.const 4008) (i32.const 1000000))"
                 .to_owned(),
             ..large(Module::default())
@@ -122,25 +122,25 @@ fn answers() -> Vec<Case> {
         million_faults,
         case(
             "answer-beyond-its-memory",
-            Module::refusing(code, (131_000, 1_000), (0, 0)),
+            &Module::refusing(code, (131_000, 1_000), (0, 0)),
             "bad_answer",
             "out of bounds of memory",
         ),
         case(
             "list-beyond-its-memory",
-            Module::refusing(code, reason, (0, 1_000_000)),
+            &Module::refusing(code, reason, (0, 1_000_000)),
             "bad_answer",
             "out of bounds of memory",
         ),
-        case("code-not-utf-8", Module::refusing((79, 3), reason, (0, 0)), "bad_answer", "utf-8"),
-        case("reason-not-utf-8", Module::refusing(code, (79, 3), (0, 0)), "bad_answer", "utf-8"),
-        case("neither-yes-nor-no", spoilt(8, 7), "bad_answer", "discriminant"),
-        case("neither-answer-nor-error", spoilt(0, 7), "bad_answer", "discriminant"),
-        case("answer-at-an-odd-place", deciding("(return (i32.const 2049))"), "bad_answer", "not aligned"),
-        case("answer-nowhere", deciding("(return (i32.const -8))"), "bad_answer", "out of bounds of memory"),
+        case("code-not-utf-8", &Module::refusing((79, 3), reason, (0, 0)), "bad_answer", "utf-8"),
+        case("reason-not-utf-8", &Module::refusing(code, (79, 3), (0, 0)), "bad_answer", "utf-8"),
+        case("neither-yes-nor-no", &spoilt(8, 7), "bad_answer", "discriminant"),
+        case("neither-answer-nor-error", &spoilt(0, 7), "bad_answer", "discriminant"),
+        case("answer-at-an-odd-place", &deciding("(return (i32.const 2049))"), "bad_answer", "not aligned"),
+        case("answer-nowhere", &deciding("(return (i32.const -8))"), "bad_answer", "out of bounds of memory"),
         case(
             "memory-given-out-nowhere",
-            Module { realloc: "(if (local.get 3) (then (return (i32.const -8))))".to_owned(), ..Module::default() },
+            &Module { realloc: "(if (local.get 3) (then (return (i32.const -8))))".to_owned(), ..Module::default() },
             "bad_answer",
             "realloc return: beyond end of memory",
         ),
@@ -151,24 +151,29 @@ fn answers() -> Vec<Case> {
 fn traps() -> Vec<Case> {
     let start = "(func $main unreachable) (start $main)".to_owned();
     vec![
-        case("unreachable", deciding("unreachable"), "trap", "unreachable"),
+        case("unreachable", &deciding("unreachable"), "trap", "unreachable"),
         case(
             "division-by-zero",
-            deciding("(drop (i32.div_u (i32.const 1) (i32.load (i32.const 0))))"),
+            &deciding("(drop (i32.div_u (i32.const 1) (i32.load (i32.const 0))))"),
             "trap",
             "divide by zero",
         ),
-        case("read-beyond-memory", deciding("(drop (i32.load (i32.const -4)))"), "trap", "out of bounds memory access"),
+        case(
+            "read-beyond-memory",
+            &deciding("(drop (i32.load (i32.const -4)))"),
+            "trap",
+            "out of bounds memory access",
+        ),
         case(
             "call-of-nothing",
-            Module {
+            &Module {
                 rest: "(type $f (func)) (table $t 1 funcref)".to_owned(),
                 ..deciding("(call_indirect $t (type $f) (i32.const 0))")
             },
             "trap",
             "uninitialized element",
         ),
-        case("trap-in-start", Module { rest: start, ..Module::default() }, "trap", "unreachable"),
+        case("trap-in-start", &Module { rest: start, ..Module::default() }, "trap", "unreachable"),
     ]
 }
 
@@ -201,7 +206,7 @@ fn floods() -> Vec<Case> {
         message,
     };
     vec![
-        case("handles", handles, "handles", "more than 64 handles"),
+        case("handles", &handles, "handles", "more than 64 handles"),
         text("thousand-instances", &instances, "1000 core module instances"),
         text("ten-memories", &memories, "10 Wasm linear memories"),
     ]

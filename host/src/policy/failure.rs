@@ -37,6 +37,9 @@ pub enum PolicyError {
     /// It answered something that is no verdict on these facts.
     #[error("bad answer: {0}")]
     BadAnswer(String),
+    /// It has failed too often, and is not run for this tenant for now.
+    #[error("not run for now, since it keeps failing; it is tried again within 10 s. It last failed with: {0}")]
+    Paused(Box<PolicyError>),
 }
 
 impl PolicyError {
@@ -52,6 +55,7 @@ impl PolicyError {
             Self::Handles => "handles",
             Self::Output => "output",
             Self::BadAnswer(_) => "bad_answer",
+            Self::Paused(_) => "paused",
         }
     }
 }
