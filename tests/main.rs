@@ -33,4 +33,5 @@ mod scopes;
 mod storms;
 mod thresholds;
 mod tiers;
+mod wasi;
 mod windows;

@@ -5,8 +5,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use wasmtime::component::{Component, Linker};
+use wasmtime::component::{Component, InstancePre, Linker};
 use wasmtime::{
     Config, Engine as Wasmtime, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, ResourceLimiter, Store,
     WasmBacktraceDetails,
@@ -15,6 +16,7 @@ use wasmtime::{
 use super::bindings::{self, Description, PolicyPre};
 pub use super::failure::PolicyError;
 use super::failure::{Growth, NO_DECIDER, classify, unfit};
+use super::sandbox::{self, Moment, Sandbox};
 use crate::decision::{Facts, Verdict};
 
 /// One tick of the clock that interrupts guests.
@@ -30,6 +32,19 @@ pub(super) const LARGEST_TABLE: usize = 20_000;
 pub(super) const LARGEST_STACK: usize = 512 << 10;
 /// Instances that can be alive at once: one for each batch in flight, and those under test.
 const MOST_INSTANCES: u32 = 32;
+/// Modules in one component: Python's has 38.
+const MOST_CORE_INSTANCES: u32 = 64;
+
+/// What a policy may import.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Wasi {
+    /// Nothing.
+    #[default]
+    Deny,
+    /// WASI 0.2, with nothing in it.
+    Sandbox,
+}
 
 /// What a policy may use.
 #[derive(Clone, Copy, Debug)]
@@ -40,11 +55,13 @@ pub struct Limits {
     pub memory_mib: u32,
     /// Size of the component's file in MiB.
     pub max_size_mib: u32,
+    /// Imports.
+    pub wasi: Wasi,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { timeout: Duration::from_millis(10), memory_mib: 16, max_size_mib: 4 }
+        Self { timeout: Duration::from_millis(10), memory_mib: 16, max_size_mib: 4, wasi: Wasi::Deny }
     }
 }
 
@@ -61,8 +78,17 @@ pub struct Compiled {
 }
 
 /// The limits of one instance, enforced as it grows.
-struct Guard {
+pub(super) struct Guard {
     memory_left: usize,
+    /// Only there for those that may import it.
+    sandbox: Option<Box<Sandbox>>,
+}
+
+impl Guard {
+    /// Asked for by host functions alone, which only a sandboxed policy can import.
+    pub(super) fn sandbox(&mut self) -> &mut Sandbox {
+        self.sandbox.get_or_insert_with(|| Box::new(Sandbox::new(Moment::default(), "")))
+    }
 }
 
 impl ResourceLimiter for Guard {
@@ -128,20 +154,52 @@ impl Engine {
         }
         let component =
             Component::new(&self.wasmtime, bytes).map_err(|error| load(format!("does not compile: {error:#}")))?;
-        let imports: Vec<String> =
-            component.component_type().imports(&self.wasmtime).map(|(name, _)| name.to_owned()).collect();
-        if !imports.is_empty() {
-            return Err(load(format!(
-                "imports {}, and a policy imports nothing; build it for wasm32-unknown-unknown with `tollgate policy build`",
-                imports.join(", ")
-            )));
-        }
-        let pre = Linker::new(&self.wasmtime)
-            .instantiate_pre(&component)
-            .and_then(PolicyPre::new)
+        let pre = PolicyPre::new(self.link(&component, limits.wasi)?)
             .map_err(|error| load(format!("{NO_DECIDER}: {error:#}")))?;
         Ok(Compiled { pre, limits, digest: digest(bytes).into() })
     }
+}
+
+impl Engine {
+    /// Finds what the component may import.
+    fn link(&self, component: &Component, wasi: Wasi) -> Result<InstancePre<Guard>, PolicyError> {
+        let load = PolicyError::Load;
+        let imports: Vec<String> =
+            component.component_type().imports(&self.wasmtime).map(|(name, _)| name.to_owned()).collect();
+        let unknown = sandbox::unknown(&imports);
+        if wasi == Wasi::Deny && !imports.is_empty() {
+            let names: Vec<&str> = imports.iter().map(String::as_str).collect();
+            let accepted = if unknown.is_empty() {
+                "; or, if it cannot do without, accept them with wasi = \"sandbox\" in its NAME.toml, where nothing is in them"
+            } else {
+                ""
+            };
+            return Err(load(format!(
+                "imports {}, and a policy imports nothing; build it without: Rust for wasm32-unknown-unknown with \
+                 `tollgate policy build`, JavaScript and Python as policies/examples shows{accepted}",
+                listed(&names)
+            )));
+        }
+        if !unknown.is_empty() {
+            return Err(load(format!(
+                "imports {}, and the sandbox has WASI 0.2 only: cli, clocks, filesystem, io, random and sockets",
+                listed(&unknown)
+            )));
+        }
+        let mut linker = Linker::new(&self.wasmtime);
+        if wasi == Wasi::Sandbox {
+            sandbox::link(&mut linker).map_err(|error| load(format!("no sandbox: {error:#}")))?;
+        }
+        let pre = linker.instantiate_pre(component);
+        pre.map_err(|error| load(format!("imports what the sandbox has not: {error:#}")))
+    }
+}
+
+/// The first few of many names.
+fn listed(names: &[&str]) -> String {
+    const SHOWN: usize = 5;
+    let shown = names.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
+    if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
 }
 
 /// `sha256:` and 64 hexadecimal digits.
@@ -164,7 +222,7 @@ impl Compiled {
     /// # Errors
     /// The guest failed.
     pub fn describe(&self) -> Result<Description, PolicyError> {
-        self.call(|policy, store| policy.tollgate_policy_decider().call_describe(store))
+        self.session().call(Moment::default(), |policy, store| policy.tollgate_policy_decider().call_describe(store))
     }
 
     /// The policy's own opinion of its settings.
@@ -173,7 +231,10 @@ impl Compiled {
     /// [`PolicyError::Load`] with all that is wrong with them, or the guest failed.
     pub fn validate_settings(&self, settings: &[(String, String)]) -> Result<(), PolicyError> {
         let pairs = bindings::pairs(settings);
-        self.call(|policy, store| policy.tollgate_policy_decider().call_validate_settings(store, &pairs))?
+        self.session()
+            .call(Moment::default(), |policy, store| {
+                policy.tollgate_policy_decider().call_validate_settings(store, &pairs)
+            })?
             .map_err(|faults| PolicyError::Load(faults.join("; ")))
     }
 
@@ -190,15 +251,12 @@ impl Compiled {
         self.session().decide(facts, settings)
     }
 
-    fn call<T>(
-        &self,
-        run: impl FnOnce(&bindings::Policy, &mut Store<Guard>) -> wasmtime::Result<T>,
-    ) -> Result<T, PolicyError> {
-        self.session().call(run)
-    }
-
-    fn store(&self) -> Store<Guard> {
-        let guard = Guard { memory_left: self.limits.memory_mib as usize * (1 << 20) };
+    fn store(&self, moment: Moment) -> Store<Guard> {
+        let sandbox = match self.limits.wasi {
+            Wasi::Deny => None,
+            Wasi::Sandbox => Some(Box::new(Sandbox::new(moment, &self.digest))),
+        };
+        let guard = Guard { memory_left: self.limits.memory_mib as usize * (1 << 20), sandbox };
         let mut store = Store::new(self.pre.engine(), guard);
         store.limiter(|guard| guard);
         store.set_hostcall_fuel(LARGEST_ANSWER);
@@ -217,14 +275,16 @@ impl Session<'_> {
     /// As [`Compiled::decide`], in this session's instance.
     pub(super) fn decide(&mut self, facts: &Facts, settings: &[(String, String)]) -> Result<Verdict, PolicyError> {
         let settings = bindings::pairs(settings);
+        let moment = Moment { at: facts.request.at, id: facts.request.id };
         let answer = bindings::with_facts(facts, &settings, |facts| {
-            self.call(|policy, store| policy.tollgate_policy_decider().call_decide(store, facts))
+            self.call(moment, |policy, store| policy.tollgate_policy_decider().call_decide(store, facts))
         })?;
         bindings::verdict(answer, facts).map_err(PolicyError::BadAnswer)
     }
 
     fn call<T>(
         &mut self,
+        moment: Moment,
         run: impl FnOnce(&bindings::Policy, &mut Store<Guard>) -> wasmtime::Result<T>,
     ) -> Result<T, PolicyError> {
         let limits = self.compiled.limits;
@@ -237,7 +297,7 @@ impl Session<'_> {
                 store.set_epoch_deadline(deadline);
                 (policy, store)
             } else {
-                let mut store = self.compiled.store();
+                let mut store = self.compiled.store(moment);
                 // Before the instance exists: start functions are guest code too.
                 store.set_epoch_deadline(deadline);
                 let policy = self.compiled.pre.instantiate(&mut store).map_err(|error| unfit(&error, limits))?;
@@ -247,7 +307,8 @@ impl Session<'_> {
             Ok((answer, (policy, store)))
         }));
         let (answer, instance) = called.unwrap_or_else(|_| Err(PolicyError::Trap("the engine panicked".to_owned())))?;
-        self.instance = Some(instance);
+        // A sandbox is of one request: its clock and its randomness would be those of an earlier one.
+        self.instance = (limits.wasi == Wasi::Deny).then_some(instance);
         Ok(answer)
     }
 }
@@ -255,10 +316,10 @@ impl Session<'_> {
 fn config() -> Config {
     let mut pool = PoolingAllocationConfig::default();
     pool.total_component_instances(MOST_INSTANCES)
-        .total_core_instances(MOST_INSTANCES * 8)
+        .total_core_instances(MOST_INSTANCES * MOST_CORE_INSTANCES)
         .total_memories(MOST_INSTANCES * 2)
         .total_tables(MOST_INSTANCES * 4)
-        .max_core_instances_per_component(16)
+        .max_core_instances_per_component(MOST_CORE_INSTANCES)
         .max_memories_per_component(4)
         .max_tables_per_component(8)
         .table_elements(LARGEST_TABLE)

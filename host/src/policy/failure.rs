@@ -5,7 +5,10 @@ use std::time::Duration;
 use wasmtime::Trap;
 use wasmtime::component::ResourceTableError;
 
+use wasmtime_wasi::I32Exit;
+
 use super::engine::{LARGEST_ANSWER, LARGEST_STACK, LARGEST_TABLE, Limits, MOST_HANDLES};
+use super::sandbox::Refused;
 
 /// Why a policy failed. Each kind is counted and reported on its own.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +40,9 @@ pub enum PolicyError {
     /// It answered something that is no verdict on these facts.
     #[error("bad answer: {0}")]
     BadAnswer(String),
+    /// It asked its sandbox for what there is not.
+    #[error("{0}")]
+    Sandbox(String),
     /// It has failed too often, and is not run for this tenant for now.
     #[error("not run for now, since it keeps failing; it is tried again within 10 s. It last failed with: {0}")]
     Paused(Box<PolicyError>),
@@ -55,6 +61,7 @@ impl PolicyError {
             Self::Handles => "handles",
             Self::Output => "output",
             Self::BadAnswer(_) => "bad_answer",
+            Self::Sandbox(_) => "sandbox",
             Self::Paused(_) => "paused",
         }
     }
@@ -78,6 +85,12 @@ pub(super) fn classify(error: &wasmtime::Error, limits: Limits) -> PolicyError {
         Some(Growth::Memory) => return PolicyError::Memory(limits.memory_mib),
         Some(Growth::Table) => return PolicyError::Table,
         None => {}
+    }
+    if let Some(refused) = error.downcast_ref::<Refused>() {
+        return PolicyError::Sandbox(refused.to_string());
+    }
+    if let Some(I32Exit(status)) = error.downcast_ref::<I32Exit>() {
+        return PolicyError::Trap(format!("it ended itself with status {status}"));
     }
     if let Some(ResourceTableError::Full) = error.downcast_ref::<ResourceTableError>() {
         return PolicyError::Handles;

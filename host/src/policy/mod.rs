@@ -7,6 +7,7 @@ mod failure;
 pub mod fixture;
 pub mod folder;
 pub mod manifest;
+mod sandbox;
 
 pub use engine::{Compiled, Engine};
 pub use failure::PolicyError;
