@@ -2,6 +2,7 @@
 
 pub mod component;
 mod corpus;
+mod table;
 
 use std::fmt::Write as _;
 

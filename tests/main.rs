@@ -19,6 +19,7 @@ mod dialects;
 mod enforcement;
 mod hostile;
 mod input;
+mod languages;
 mod layers;
 mod locks;
 mod logs;
