@@ -1,10 +1,15 @@
 //! Policies that fail: each kind is told apart, ends as the operator chose, and hurts nobody else.
 
+pub mod component;
+mod corpus;
+mod table;
+
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 use tollgate::gate::Enforcement;
 
+use self::corpus::{Case, compile_bomb, corpus};
 use crate::harness::{Answer, ENFORCED, Host, Setup, guests, llm};
 
 /// A host with a tenant and tier for each behaviour; `manifest` is beside each policy.
@@ -30,7 +35,7 @@ async fn ask(host: &Host, tenant: &str) -> Answer {
 
 /// Behaviour, kind of failure, part of the message.
 const FAILURES: [(&str, &str, &str); 10] = [
-    ("loop", "timeout", "no answer within 300 ms"),
+    ("loop", "timeout", "no answer within 300 ms (timeout_ms)"),
     ("panic", "trap", "trapped: "),
     ("recursion", "trap", "trapped: "),
     ("memory", "memory", "wanted more than 16 MiB of memory (memory_mib)"),
@@ -134,4 +139,86 @@ async fn an_endless_loop_is_cut_for_many_callers_at_once_and_the_others_are_answ
         let answer = send.await.expect("no panic").expect_status(if tenant == "loop" { 503 } else { 200 });
         assert_eq!(answer.at("/error"), if tenant == "loop" { json!("policy_failed") } else { Value::Null });
     }
+}
+
+/// A host whose tenants each have the tier of one case of the corpus.
+async fn besieged(cases: &[Case]) -> Host {
+    let folder = guests::own_folder();
+    for case in cases {
+        folder.write(&format!("{}.wasm", case.name), &case.bytes);
+        folder.write(&format!("{}.toml", case.name), case.manifest);
+    }
+    let host = Setup { policies: guests::open(folder.path().to_owned()), ..Setup::default() }.start().await;
+    for case in cases {
+        host.tenant(case.name, Some(case.name), None).await;
+    }
+    host
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_a_policy_does_its_own_tenant_is_told_what_and_the_others_are_answered() {
+    let cases = corpus();
+    let host = besieged(&cases).await;
+    let mut wrong = Vec::new();
+    for case in &cases {
+        let answer = ask(&host, case.name).await.expect_status(503);
+        let message = answer.word("/message");
+        let stored = host.get(&format!("/v1/decisions/{}", answer.word("/decisionId"))).await.expect_status(200);
+        assert_eq!(stored.at("/outcome"), "failed", "{}", case.name);
+        let told = message.starts_with(&format!("policy {}: ", case.name)) && message.contains(case.message);
+        if !told || stored.at("/code") != case.kind {
+            wrong.push(format!("{}, {}: {message}", case.name, stored.at("/code")));
+        }
+        host.check(llm("2.00")).await.expect_status(200);
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_component_that_was_cut_or_altered_anywhere_is_refused_or_decides_and_breaks_nothing() {
+    let whole = component::Module::default().component();
+    let folder = guests::own_folder();
+    let mut damaged = 0;
+    let mut put = |bytes: &[u8]| {
+        folder.write(&format!("damaged-{damaged}.wasm"), bytes);
+        folder.write(&format!("damaged-{damaged}.toml"), "timeout_ms = 100");
+        damaged += 1;
+        format!("damaged-{}", damaged - 1)
+    };
+    let mut tiers = vec![put(&whole)];
+    let step = whole.len() / 40;
+    let cut: Vec<String> = (0..40).map(|n| put(&whole[..n * step])).collect();
+    for n in 0..80 {
+        let mut altered = whole.clone();
+        // Scattered over the file, and over the values of a byte.
+        let at = 8 + n * 2_654_435_761 % (whole.len() - 8);
+        altered[at] ^= u8::try_from(1 + n * 97 % 255).expect("a byte");
+        tiers.push(put(&altered));
+    }
+    let policies = guests::open(folder.path().to_owned());
+    assert!(policies.generation().refused() >= cut.len());
+    let host = Setup { policies, ..Setup::default() }.start().await;
+    for tier in cut.iter().chain(&tiers) {
+        host.tenant(tier, Some(tier), None).await;
+    }
+    for tier in &cut {
+        assert_eq!(ask(&host, tier).await.expect_status(503).at("/error"), "policy_failed");
+    }
+    for tier in &tiers {
+        // What was altered may be what nobody looks at.
+        let answer = ask(&host, tier).await;
+        assert!([200, 403, 429, 503].contains(&answer.status), "{answer:?}");
+        host.check(llm("2.00")).await.expect_status(200);
+    }
+    ask(&host, &tiers[0]).await.expect_status(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_that_takes_long_to_compile_is_refused_or_decides_and_the_others_are_answered() {
+    // Bounded where policies are compiled; here only the outcome counts.
+    let bomb = Case { name: "bomb", bytes: compile_bomb(50_000), manifest: "", kind: "load", message: "" };
+    let host = besieged(&[bomb]).await;
+    let answer = ask(&host, "bomb").await;
+    assert!([200, 503].contains(&answer.status), "{answer:?}");
+    host.check(llm("2.00")).await.expect_status(200);
 }

@@ -18,9 +18,11 @@ const FLOORS: [&[&str]; 6] = [
 ];
 
 /// What only some rooms may say, and which.
-const DOORS: [(&str, &[&str]); 13] = [
+const DOORS: [(&str, &[&str]); 15] = [
     ("sqlx::", &["store"]),
     ("wasmtime::", &["policy"]),
+    ("wasmtime_wasi::", &["policy"]),
+    ("wasmtime_wasi_io::", &["policy"]),
     ("wit_component::", &["policy"]),
     ("axum::", &["api", "server"]),
     ("StatusCode", &["api"]),

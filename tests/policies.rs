@@ -151,7 +151,7 @@ async fn an_operators_file_that_does_not_hold_refuses_the_policy() {
         ("memory_mib = 513", "memory_mib: 1 to 512"),
         ("max_size_mib = 65", "max_size_mib: 1 to 64"),
         ("on_error = \"open\"", "on_error"),
-        ("wasi = \"sandbox\"", "not offered by this version"),
+        ("wasi = \"full\"", "wasi"),
         ("[settings]\nbehavior = \"allow\"", "did you mean \\\"behaviour\\\"?"),
         ("[settings]\nbehaviour = 0.5", "a text, a whole number or true/false"),
         ("timeout_ms = 10\n]", "odd.toml"),

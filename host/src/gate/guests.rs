@@ -42,13 +42,20 @@ impl<'a> Guests<'a> {
             Err(error) => return self.without_policy(facts, error.clone()),
         };
         let tenant = &facts.request.tenant;
+        if let Err(paused) = self.world.breaker.admit(policy.reference(), tenant, facts.request.at) {
+            return conclude(self.world, self.generation, policy, facts, Err(paused));
+        }
         let fits =
             |(owner, session): &(TenantId, Session<'a>)| owner == tenant && std::ptr::eq(session.policy(), policy);
         let mut session = match self.session.take().filter(fits) {
             Some((_, session)) => session,
             None => policy.session(),
         };
-        let verdict = session.decide(&facts);
+        let verdict = self.world.run_guest(tenant, || session.decide(&facts));
+        match &verdict {
+            Ok(_) => self.world.breaker.succeeded(policy.reference(), tenant),
+            Err(error) => self.world.breaker.failed(policy.reference(), tenant, error, facts.request.at),
+        }
         self.session = Some((tenant.clone(), session));
         conclude(self.world, self.generation, policy, facts, verdict)
     }
@@ -90,14 +97,17 @@ fn conclude(
         Ok(verdict) => return Ok(Decision::new(facts, policy.reference().clone(), verdict, enforced)),
         Err(error) => error,
     };
-    tracing::error!(
-        policy = &*policy.reference().name,
-        kind = error.kind(),
-        reason = %error,
-        decisionId = %facts.request.id,
-        tenantId = facts.request.tenant.as_str(),
-        "Policy failed"
-    );
+    // What is paused was not run; the breaker has told of it once.
+    if !matches!(error, PolicyError::Paused(_)) {
+        tracing::error!(
+            policy = &*policy.reference().name,
+            kind = error.kind(),
+            reason = %error,
+            decisionId = %facts.request.id,
+            tenantId = facts.request.tenant.as_str(),
+            "Policy failed"
+        );
+    }
     let annotation = ("policy_failed".to_owned(), error.kind().to_owned());
     let allow = || Verdict::Allow { at_most: None, annotations: vec![annotation.clone()] };
     match policy.on_error() {
@@ -133,6 +143,15 @@ pub(super) fn is_denied(decision: &Decision) -> bool {
 }
 
 impl World {
+    /// Runs one guest, and learns whether the tenant's are slow. One that is known to be is no business of the runtime's
+    /// other tasks: they move away first.
+    fn run_guest<T>(&self, tenant: &TenantId, run: impl FnOnce() -> T) -> T {
+        let started = Instant::now();
+        let answer = if self.slow.contains(tenant) { tokio::task::block_in_place(run) } else { run() };
+        self.slow.learn(tenant, started.elapsed());
+        answer
+    }
+
     /// Runs the guests of `requests` requests. Moving the runtime's other tasks away costs more than a quick guest takes,
     /// so that is done only while guests are slow.
     pub(super) fn run_guests<T>(&self, requests: usize, run: impl FnOnce() -> T) -> T {

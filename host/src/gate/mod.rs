@@ -11,6 +11,7 @@
 //! 1. costs and endings, in one transaction each: what is spent is recorded, what is set aside comes back;
 //! 2. reservations: decided on what the lane knows, committed only if that still holds (`reserve`).
 
+mod breaker;
 mod check;
 mod facts;
 mod guests;
@@ -23,6 +24,7 @@ mod recorder;
 mod replay;
 mod reserve;
 mod shadow;
+mod slow;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -34,6 +36,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::{Mutex, oneshot};
 use uuid::Uuid;
 
+use self::breaker::Breaker;
 use self::check::CheckJob;
 use self::lane::{Lane, Overloaded};
 use self::money::MoneyJob;
@@ -42,6 +45,7 @@ use self::recorder::Recorder;
 use self::replay::Entry;
 use self::reserve::{LaneState, ReserveJob};
 use self::shadow::Shadow;
+use self::slow::Slow;
 use crate::clock::Clock;
 use crate::decision::{Decision, PolicyRef, Request};
 use crate::policy::{Folder, Generation, PolicyError};
@@ -146,6 +150,8 @@ struct World {
     outages: Outages,
     /// The last batch's guests took their time.
     guests_are_slow: AtomicBool,
+    breaker: Breaker,
+    slow: Slow,
 }
 
 /// Which pool a tenant was in when it was last read: tells the lane, nothing else.
@@ -172,8 +178,9 @@ impl Pools {
 /// Decides requests and moves money.
 pub struct Gate {
     world: Arc<World>,
-    checks: [Lane<CheckJob>; LANES],
-    money: [Lane<MoneyJob>; LANES],
+    /// The last of each is for tenants with slow policies.
+    checks: [Lane<CheckJob>; LANES + 1],
+    money: [Lane<MoneyJob>; LANES + 1],
     hasher: RandomState,
 }
 
@@ -202,6 +209,8 @@ impl Gate {
             pools: Pools::default(),
             outages,
             guests_are_slow: AtomicBool::new(false),
+            breaker: Breaker::default(),
+            slow: Slow::default(),
         });
         let checks = |world: Arc<World>| {
             let link = Arc::new(Mutex::new(world.store.link()));
@@ -381,8 +390,11 @@ impl Gate {
         self.world.recorder.flush().await;
     }
 
-    /// Requests that share rows share a lane: those of a pool, else of a tenant.
+    /// Requests that share rows share a lane: those of a pool, else of a tenant. Whose policy is slow is in nobody's way.
     fn lane(&self, tenant: &TenantId) -> usize {
+        if self.world.slow.contains(tenant) {
+            return LANES;
+        }
         let hash = match self.world.pools.of(tenant) {
             Some(pool) => self.hasher.hash_one(pool),
             None => self.hasher.hash_one(tenant),

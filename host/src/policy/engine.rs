@@ -5,28 +5,47 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use wasmtime::component::Linker;
+use wasmtime::component::{Component, InstancePre, Linker};
 use wasmtime::{
     Config, Engine as Wasmtime, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, ResourceLimiter, Store,
-    Trap, WasmBacktraceDetails,
+    WasmBacktraceDetails,
 };
 
 use super::bindings::{self, Description, PolicyPre};
 use super::compile::Compiler;
+pub use super::failure::PolicyError;
+use super::failure::{Growth, NO_DECIDER, classify, unfit};
+use super::sandbox::{self, Moment, Sandbox};
 use crate::decision::{Facts, Verdict};
 
 /// One tick of the clock that interrupts guests.
 const TICK: Duration = Duration::from_millis(1);
 /// What a guest may return, before anything is allocated for it.
-const LARGEST_ANSWER: usize = 64 << 10;
+pub(super) const LARGEST_ANSWER: usize = 64 << 10;
 /// Handles to resources; the interface has none.
-const MOST_HANDLES: usize = 64;
+pub(super) const MOST_HANDLES: usize = 64;
 /// The largest memory that `memory_mib` can ask for.
 pub const LARGEST_MEMORY_MIB: u32 = 512;
-const LARGEST_TABLE: usize = 20_000;
+pub(super) const LARGEST_TABLE: usize = 20_000;
+/// Of the guest's own calls, in bytes.
+pub(super) const LARGEST_STACK: usize = 512 << 10;
 /// Instances that can be alive at once: one for each batch in flight, and those under test.
 const MOST_INSTANCES: u32 = 32;
+/// Modules in one component: Python's has 38.
+const MOST_CORE_INSTANCES: u32 = 64;
+
+/// What a policy may import.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Wasi {
+    /// Nothing.
+    #[default]
+    Deny,
+    /// WASI 0.2, with nothing in it.
+    Sandbox,
+}
 
 /// What a policy may use.
 #[derive(Clone, Copy, Debug)]
@@ -37,57 +56,13 @@ pub struct Limits {
     pub memory_mib: u32,
     /// Size of the component's file in MiB.
     pub max_size_mib: u32,
+    /// Imports.
+    pub wasi: Wasi,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { timeout: Duration::from_millis(10), memory_mib: 16, max_size_mib: 4 }
-    }
-}
-
-/// Why a policy failed. Each kind is counted and reported on its own.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PolicyError {
-    /// It is no component of this world, or imports something, or its settings or fixtures do not hold.
-    #[error("{0}")]
-    Load(String),
-    /// It did not answer in time.
-    #[error("no answer within {} ms", .0.as_millis())]
-    Timeout(Duration),
-    /// It stopped itself: a panic, a stack overflow, an access out of bounds.
-    #[error("trapped: {0}")]
-    Trap(String),
-    /// It wanted more memory than it may have.
-    #[error("wanted more than {0} MiB of memory (memory_mib)")]
-    Memory(u32),
-    /// Its answer was larger than 64 KiB.
-    #[error("answered more than {} KiB", LARGEST_ANSWER >> 10)]
-    Output,
-    /// It answered something that is no verdict on these facts.
-    #[error("bad answer: {0}")]
-    BadAnswer(String),
-    /// What may pass by itself: a file that is still being written, a disk or a compiler that did not answer.
-    #[error("{0}")]
-    Unready(String),
-}
-
-impl PolicyError {
-    /// The kind's name in metrics, logs and tables.
-    pub const fn kind(&self) -> &'static str {
-        match self {
-            Self::Load(_) => "load",
-            Self::Timeout(_) => "timeout",
-            Self::Trap(_) => "trap",
-            Self::Memory(_) => "memory",
-            Self::Output => "output",
-            Self::BadAnswer(_) => "bad_answer",
-            Self::Unready(_) => "unready",
-        }
-    }
-
-    /// Whether the same files may hold at another time: a busy machine makes a guest late.
-    pub const fn may_pass(&self) -> bool {
-        matches!(self, Self::Unready(_) | Self::Timeout(_))
+        Self { timeout: Duration::from_millis(10), memory_mib: 16, max_size_mib: 4, wasi: Wasi::Deny }
     }
 }
 
@@ -104,14 +79,18 @@ pub struct Compiled {
 }
 
 /// The limits of one instance, enforced as it grows.
-struct Guard {
+pub(super) struct Guard {
     memory_left: usize,
+    /// Only there for those that may import it.
+    sandbox: Option<Box<Sandbox>>,
 }
 
-/// Marks the error that a refused growth raises, to tell it from other traps.
-#[derive(Debug, thiserror::Error)]
-#[error("memory limit")]
-struct MemoryLimit;
+impl Guard {
+    /// Asked for by host functions alone, which only a sandboxed policy can import.
+    pub(super) fn sandbox(&mut self) -> &mut Sandbox {
+        self.sandbox.get_or_insert_with(|| Box::new(Sandbox::new(Moment::default(), "")))
+    }
+}
 
 impl ResourceLimiter for Guard {
     fn memory_growing(&mut self, current: usize, desired: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
@@ -120,12 +99,12 @@ impl ResourceLimiter for Guard {
                 self.memory_left = left;
                 Ok(true)
             }
-            None => Err(MemoryLimit.into()),
+            None => Err(Growth::Memory.into()),
         }
     }
 
     fn table_growing(&mut self, _current: usize, desired: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
-        if desired > LARGEST_TABLE { Err(MemoryLimit.into()) } else { Ok(true) }
+        if desired > LARGEST_TABLE { Err(Growth::Table.into()) } else { Ok(true) }
     }
 }
 
@@ -185,20 +164,52 @@ impl Engine {
             _ => return Err(load("not a WebAssembly component".to_owned())),
         }
         let component = compiler.component(&self.wasmtime, bytes)?;
-        let imports: Vec<String> =
-            component.component_type().imports(&self.wasmtime).map(|(name, _)| name.to_owned()).collect();
-        if !imports.is_empty() {
-            return Err(load(format!(
-                "imports {}, and a policy imports nothing; build it for wasm32-unknown-unknown with `tollgate policy build`",
-                imports.join(", ")
-            )));
-        }
-        let pre = Linker::new(&self.wasmtime)
-            .instantiate_pre(&component)
-            .and_then(PolicyPre::new)
-            .map_err(|error| load(format!("does not export tollgate:policy/decider@0.1.0 as it should: {error:#}")))?;
+        let pre = PolicyPre::new(self.link(&component, limits.wasi)?)
+            .map_err(|error| load(format!("{NO_DECIDER}: {error:#}")))?;
         Ok(Compiled { pre, limits, digest: digest(bytes).into() })
     }
+}
+
+impl Engine {
+    /// Finds what the component may import.
+    fn link(&self, component: &Component, wasi: Wasi) -> Result<InstancePre<Guard>, PolicyError> {
+        let load = PolicyError::Load;
+        let imports: Vec<String> =
+            component.component_type().imports(&self.wasmtime).map(|(name, _)| name.to_owned()).collect();
+        let unknown = sandbox::unknown(&imports);
+        if wasi == Wasi::Deny && !imports.is_empty() {
+            let names: Vec<&str> = imports.iter().map(String::as_str).collect();
+            let accepted = if unknown.is_empty() {
+                "; or, if it cannot do without, accept them with wasi = \"sandbox\" in its NAME.toml, where nothing is in them"
+            } else {
+                ""
+            };
+            return Err(load(format!(
+                "imports {}, and a policy imports nothing; build it without: Rust for wasm32-unknown-unknown with \
+                 `tollgate policy build`, JavaScript and Python as policies/examples shows{accepted}",
+                listed(&names)
+            )));
+        }
+        if !unknown.is_empty() {
+            return Err(load(format!(
+                "imports {}, and the sandbox has WASI 0.2 only: cli, clocks, filesystem, io, random and sockets",
+                listed(&unknown)
+            )));
+        }
+        let mut linker = Linker::new(&self.wasmtime);
+        if wasi == Wasi::Sandbox {
+            sandbox::link(&mut linker).map_err(|error| load(format!("no sandbox: {error:#}")))?;
+        }
+        let pre = linker.instantiate_pre(component);
+        pre.map_err(|error| load(format!("imports what the sandbox has not: {error:#}")))
+    }
+}
+
+/// The first few of many names.
+fn listed(names: &[&str]) -> String {
+    const SHOWN: usize = 5;
+    let shown = names.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
+    if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
 }
 
 /// `sha256:` and 64 hexadecimal digits.
@@ -226,7 +237,7 @@ impl Compiled {
     /// # Errors
     /// The guest failed.
     pub fn describe(&self) -> Result<Description, PolicyError> {
-        self.call(|policy, store| policy.tollgate_policy_decider().call_describe(store))
+        self.session().call(Moment::default(), |policy, store| policy.tollgate_policy_decider().call_describe(store))
     }
 
     /// The policy's own opinion of its settings.
@@ -235,7 +246,10 @@ impl Compiled {
     /// [`PolicyError::Load`] with all that is wrong with them, or the guest failed.
     pub fn validate_settings(&self, settings: &[(String, String)]) -> Result<(), PolicyError> {
         let pairs = bindings::pairs(settings);
-        self.call(|policy, store| policy.tollgate_policy_decider().call_validate_settings(store, &pairs))?
+        self.session()
+            .call(Moment::default(), |policy, store| {
+                policy.tollgate_policy_decider().call_validate_settings(store, &pairs)
+            })?
             .map_err(|faults| PolicyError::Load(faults.join("; ")))
     }
 
@@ -252,15 +266,12 @@ impl Compiled {
         self.session().decide(facts, settings)
     }
 
-    fn call<T>(
-        &self,
-        run: impl FnOnce(&bindings::Policy, &mut Store<Guard>) -> wasmtime::Result<T>,
-    ) -> Result<T, PolicyError> {
-        self.session().call(run)
-    }
-
-    fn store(&self) -> Store<Guard> {
-        let guard = Guard { memory_left: self.limits.memory_mib as usize * (1 << 20) };
+    fn store(&self, moment: Moment) -> Store<Guard> {
+        let sandbox = match self.limits.wasi {
+            Wasi::Deny => None,
+            Wasi::Sandbox => Some(Box::new(Sandbox::new(moment, &self.digest))),
+        };
+        let guard = Guard { memory_left: self.limits.memory_mib as usize * (1 << 20), sandbox };
         let mut store = Store::new(self.pre.engine(), guard);
         store.limiter(|guard| guard);
         store.set_hostcall_fuel(LARGEST_ANSWER);
@@ -279,14 +290,16 @@ impl Session<'_> {
     /// As [`Compiled::decide`], in this session's instance.
     pub(super) fn decide(&mut self, facts: &Facts, settings: &[(String, String)]) -> Result<Verdict, PolicyError> {
         let settings = bindings::pairs(settings);
+        let moment = Moment { at: facts.request.at, id: facts.request.id };
         let answer = bindings::with_facts(facts, &settings, |facts| {
-            self.call(|policy, store| policy.tollgate_policy_decider().call_decide(store, facts))
+            self.call(moment, |policy, store| policy.tollgate_policy_decider().call_decide(store, facts))
         })?;
         bindings::verdict(answer, facts).map_err(PolicyError::BadAnswer)
     }
 
     fn call<T>(
         &mut self,
+        moment: Moment,
         run: impl FnOnce(&bindings::Policy, &mut Store<Guard>) -> wasmtime::Result<T>,
     ) -> Result<T, PolicyError> {
         let limits = self.compiled.limits;
@@ -299,41 +312,19 @@ impl Session<'_> {
                 store.set_epoch_deadline(deadline);
                 (policy, store)
             } else {
-                let mut store = self.compiled.store();
+                let mut store = self.compiled.store(moment);
                 // Before the instance exists: start functions are guest code too.
                 store.set_epoch_deadline(deadline);
-                (self.compiled.pre.instantiate(&mut store)?, store)
+                let policy = self.compiled.pre.instantiate(&mut store).map_err(|error| unfit(&error, limits))?;
+                (policy, store)
             };
-            let answer = run(&policy, &mut store)?;
+            let answer = run(&policy, &mut store).map_err(|error| classify(&error, limits))?;
             Ok((answer, (policy, store)))
-        }))
-        .unwrap_or_else(|_| Err(wasmtime::Error::msg("the engine panicked")));
-        match called {
-            Ok((answer, instance)) => {
-                self.instance = Some(instance);
-                Ok(answer)
-            }
-            Err(error) => Err(classify(&error, limits)),
-        }
-    }
-}
-
-fn classify(error: &wasmtime::Error, limits: Limits) -> PolicyError {
-    if error.is::<MemoryLimit>() {
-        return PolicyError::Memory(limits.memory_mib);
-    }
-    match error.downcast_ref::<Trap>() {
-        Some(Trap::Interrupt) => PolicyError::Timeout(limits.timeout),
-        Some(trap) => PolicyError::Trap(trap.to_string()),
-        None => {
-            let text = format!("{error:#}");
-            // The engine has no type for it.
-            if text.contains("fuel allocated for hostcalls") {
-                PolicyError::Output
-            } else {
-                PolicyError::BadAnswer(text)
-            }
-        }
+        }));
+        let (answer, instance) = called.unwrap_or_else(|_| Err(PolicyError::Trap("the engine panicked".to_owned())))?;
+        // A sandbox is of one request: its clock and its randomness would be those of an earlier one.
+        self.instance = (limits.wasi == Wasi::Deny).then_some(instance);
+        Ok(answer)
     }
 }
 
@@ -347,10 +338,10 @@ pub(super) fn compiling_engine() -> wasmtime::Result<Wasmtime> {
 fn config() -> Config {
     let mut pool = PoolingAllocationConfig::default();
     pool.total_component_instances(MOST_INSTANCES)
-        .total_core_instances(MOST_INSTANCES * 8)
+        .total_core_instances(MOST_INSTANCES * MOST_CORE_INSTANCES)
         .total_memories(MOST_INSTANCES * 2)
         .total_tables(MOST_INSTANCES * 4)
-        .max_core_instances_per_component(16)
+        .max_core_instances_per_component(MOST_CORE_INSTANCES)
         .max_memories_per_component(4)
         .max_tables_per_component(8)
         .table_elements(LARGEST_TABLE)
@@ -365,7 +356,7 @@ fn config() -> Config {
         .cranelift_nan_canonicalization(true)
         .epoch_interruption(true)
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
-        .max_wasm_stack(512 << 10)
+        .max_wasm_stack(LARGEST_STACK)
         .wasm_component_model(true)
         .wasm_memory64(false)
         .wasm_relaxed_simd(false)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, de};
 
 use super::bindings::Description;
-use super::engine::{LARGEST_MEMORY_MIB, Limits, PolicyError};
+use super::engine::{LARGEST_MEMORY_MIB, Limits, PolicyError, Wasi};
 
 /// What happens to a request whose policy failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -37,27 +37,13 @@ pub struct Manifest {
     wasi: Wasi,
 }
 
-#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Wasi {
-    #[default]
-    Deny,
-    Sandbox,
-}
-
 impl Manifest {
     /// Reads the file's text.
     ///
     /// # Errors
     /// [`PolicyError::Load`] that names the key and what would be right.
     pub fn parse(text: &str) -> Result<Self, PolicyError> {
-        let manifest: Self = toml::from_str(text).map_err(|error| PolicyError::Load(error.to_string()))?;
-        if manifest.wasi == Wasi::Sandbox {
-            return Err(PolicyError::Load(
-                "wasi = \"sandbox\" is not offered by this version; build the policy without imports".to_owned(),
-            ));
-        }
-        Ok(manifest)
+        toml::from_str(text).map_err(|error| PolicyError::Load(error.to_string()))
     }
 
     /// The limits it asks for, over the defaults.
@@ -79,7 +65,7 @@ impl Manifest {
         within("timeout_ms", u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX), 1_000)?;
         within("memory_mib", memory_mib.into(), LARGEST_MEMORY_MIB.into())?;
         within("max_size_mib", max_size_mib.into(), 64)?;
-        Ok(Limits { timeout, memory_mib, max_size_mib })
+        Ok(Limits { timeout, memory_mib, max_size_mib, wasi: self.wasi })
     }
 
     /// The settings that fixtures run under, where a case does not say: the defaults, whatever the operator has set. What

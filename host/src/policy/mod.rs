@@ -4,9 +4,12 @@ mod bindings;
 pub mod build;
 pub mod compile;
 pub mod engine;
+mod failure;
 pub mod fixture;
 pub mod folder;
 pub mod manifest;
+mod sandbox;
 
-pub use engine::{Compiled, Engine, PolicyError};
+pub use engine::{Compiled, Engine};
+pub use failure::PolicyError;
 pub use folder::{Folder, Generation, Policy, Session, Watch, Workshop};
