@@ -10,7 +10,7 @@ use super::{ask, besieged, corpus};
 use crate::harness::{Answer, Host};
 
 /// How long each case is attacked.
-const SIEGE: Duration = Duration::from_secs(1);
+const SIEGE: Duration = Duration::from_secs(2);
 /// Clients that attack, and clients that want to be left alone; each sends its next request when it has its answer.
 const CLIENTS: usize = 4;
 
@@ -66,7 +66,13 @@ fn resident() -> i64 {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "measures"]
 async fn what_each_hostile_policy_comes_to_as_a_table() {
-    let cases = corpus();
+    let mut cases = corpus();
+    for case in &mut cases {
+        if case.kind == "timeout" {
+            // As long as a policy has in production.
+            case.manifest = "";
+        }
+    }
     let host = besieged(&cases).await;
     host.database
         .run(&format!(
@@ -76,19 +82,26 @@ async fn what_each_hostile_policy_comes_to_as_a_table() {
         ))
         .await;
     felt(&host, "nobody").await;
-    let (quiet, idle) = (felt(&host, "nobody").await, resident());
-    println!("others beside as many well-behaved tenants: p99 {quiet:.1?}; resident {idle} MiB\n");
-    println!("| case | kind | first answer | others' p99 | resident | message |\n|---|---|---|---|---|---|");
+    let idle = resident();
+    println!(
+        "resident at first {idle} MiB; the machine's mood is in both p99, so they are taken right after each other\n"
+    );
+    println!("| case | kind | first answer | others' p99 beside good tenants | beside it | resident | message |");
+    println!("|---|---|---|---|---|---|---|");
     for case in &cases {
         let started = Instant::now();
         let answer = ask(&host, case.name).await.expect_status(503);
         let took = started.elapsed();
         let message = answer.at("/message");
         let message = message.as_str().and_then(|message| message.split_once(": ")).map_or("", |(_, cause)| cause);
-        let felt = felt(&host, case.name).await;
+        let quiet = felt(&host, "nobody").await;
+        let beside = felt(&host, case.name).await;
         let brief: String = message.chars().take(100).collect();
         let grown = resident() - idle;
-        println!("| {} | {} | {took:.1?} | {felt:.1?} | {grown:+} MiB | {brief} |", case.name, case.kind);
+        println!(
+            "| {} | {} | {took:.1?} | {quiet:.1?} | {beside:.1?} | {grown:+} MiB | {brief} |",
+            case.name, case.kind
+        );
     }
     host.get("/livez").await.expect_status(200);
 }

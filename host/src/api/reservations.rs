@@ -135,13 +135,13 @@ pub async fn release(
     fields.finish()?;
     caller.may_charge(&tenant)?;
     let Told::Done(ended) = app.gate.end(tenant, id, End::Release).await? else {
-        return Ok(Json(Released { released_usd: None, duplicate: false, degraded: Some(true) }).into_response());
+        return Ok(Json(Released { amount: None, duplicate: false, degraded: Some(true) }).into_response());
     };
     let ended = ended.ok_or_else(no_such)?;
     if !ended.now && ended.before.state != "released" {
         return Err(ApiError::reservation_ended(state(&ended.before, app.clock.now())));
     }
-    Ok(Json(Released { released_usd: Some(ended.before.held), duplicate: !ended.now, degraded: None }).into_response())
+    Ok(Json(Released { amount: Some(ended.before.held), duplicate: !ended.now, degraded: None }).into_response())
 }
 
 /// `POST /v1/reservations/{id}/extend`
@@ -187,7 +187,8 @@ fn state(reservation: &Reservation, now: DateTime<Utc>) -> &str {
 #[serde(rename_all = "camelCase")]
 struct Released {
     /// Not known while the store cannot be reached.
-    released_usd: Option<Money>,
+    #[serde(rename = "releasedUsd")]
+    amount: Option<Money>,
     duplicate: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     degraded: Option<bool>,

@@ -238,13 +238,10 @@ impl Gate {
         if !self.world.is_down() {
             let lane = &self.checks[self.lane(&request.tenant)];
             let decided = send(lane, |reply| CheckJob { request: request.clone(), reply }).await;
-            match decided.as_ref().err().and_then(GateError::outage) {
-                Some(error) => self.world.lost(error),
-                None => {
-                    let decision = decided?;
-                    lines::decided(&decision);
-                    return Ok(decision);
-                }
+            if !self.is_lost(&decided) {
+                let decision = decided?;
+                lines::decided(&decision);
+                return Ok(decision);
             }
         }
         let decision = self.world.check_in_outage(&request)?;
@@ -265,14 +262,11 @@ impl Gate {
                 let (request, body) = (request.clone(), body.clone());
                 let job = |reply| MoneyJob::Reserve(ReserveJob { request, ttl, body, reply });
                 let reserved = send(lane, job).await;
-                match reserved.as_ref().err().and_then(GateError::outage) {
-                    Some(error) => self.world.lost(error),
-                    None => {
-                        if let Ok(Reserved::Decided { decision, .. }) = &reserved {
-                            lines::decided(decision);
-                        }
-                        return reserved;
+                if !self.is_lost(&reserved) {
+                    if let Ok(Reserved::Decided { decision, .. }) = &reserved {
+                        lines::decided(decision);
                     }
+                    return reserved;
                 }
             }
             let expires_at = request.at + ttl;
@@ -300,9 +294,8 @@ impl Gate {
             if !self.world.is_down() {
                 let lane = &self.money[self.lane(&ending.tenant)];
                 let ended = send(lane, |reply| MoneyJob::End(ending.clone(), reply)).await;
-                match ended.as_ref().err().and_then(GateError::outage) {
-                    Some(error) => self.world.lost(error),
-                    None => return ended.map(Told::Done),
+                if !self.is_lost(&ended) {
+                    return ended.map(Told::Done);
                 }
             }
             if self.world.keep(&Entry::end(&ending, self.world.clock.now())).await? {
@@ -347,9 +340,8 @@ impl Gate {
             if !self.world.is_down() {
                 let lane = &self.money[self.lane(&cost.tenant)];
                 let recorded = send(lane, |reply| MoneyJob::Cost(cost.clone(), reply)).await;
-                match recorded.as_ref().err().and_then(GateError::outage) {
-                    Some(error) => self.world.lost(error),
-                    None => return recorded.map(Told::Done),
+                if !self.is_lost(&recorded) {
+                    return recorded.map(Told::Done);
                 }
             }
             if self.world.keep(&Entry::cost(&cost)).await? {
@@ -357,6 +349,12 @@ impl Gate {
             }
         }
         Err(GateError::Overloaded)
+    }
+
+    /// Whether an answer says that the store cannot be reached; then nobody waits for it from now on.
+    fn is_lost<T>(&self, answer: &Result<T, GateError>) -> bool {
+        let outage = answer.as_ref().err().and_then(GateError::outage);
+        outage.inspect(|error| self.world.lost(error)).is_some()
     }
 
     /// What it does while the store cannot be reached.

@@ -282,13 +282,13 @@ fn plan(world: &World, generation: &Generation, known: &Known, jobs: Vec<Reserve
         let subject = job.subject();
         let place = match places.entry(subject) {
             Entry::Occupied(place) => place.into_mut(),
-            Entry::Vacant(vacant) => match known.standing(vacant.key()) {
-                Some(standing) => vacant.insert(Place { standing, number: None }),
-                None => {
+            Entry::Vacant(vacant) => {
+                let Some(standing) = known.standing(vacant.key()) else {
                     plan.left.push(job);
                     continue;
-                }
-            },
+                };
+                vacant.insert(Place { standing, number: None })
+            }
         };
         let standing = &place.standing;
         let current = |row: &QuotaRow| running.get(&row.id).map_or(row, |change| &change.written).at(job.request.at);

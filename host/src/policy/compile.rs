@@ -90,7 +90,7 @@ impl Compiler {
                 .map_err(|error| PolicyError::Load(format!("does not compile: {error:#}")))?,
         };
         let component = load(engine, &code)
-            .map_err(|error| PolicyError::Unready(format!("the compiled code does not load: {error:#}")))?;
+            .map_err(|error| PolicyError::Load(format!("does not fit the gate's limits: {error:#}")))?;
         if let Some(file) = kept
             && let Err(error) = write(&file, &code)
         {

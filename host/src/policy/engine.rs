@@ -5,66 +5,28 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use wasmtime::component::{Component, InstancePre, Linker};
 use wasmtime::{
-    Config, Engine as Wasmtime, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, ResourceLimiter, Store,
+    Config, Engine as Wasmtime, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Store,
     WasmBacktraceDetails,
 };
 
 use super::bindings::{self, Description, PolicyPre};
 use super::compile::Compiler;
 pub use super::failure::PolicyError;
-use super::failure::{Growth, NO_DECIDER, classify, unfit};
-use super::sandbox::{self, Moment, Sandbox};
+use super::failure::{NO_DECIDER, classify, unfit};
+use super::imports;
+use super::limits::{Guard, LARGEST_ANSWER, LARGEST_MEMORY_MIB, LARGEST_STACK, LARGEST_TABLE, MOST_HANDLES};
+pub use super::limits::{Limits, Wasi};
+use super::sandbox::{Moment, Sandbox};
 use crate::decision::{Facts, Verdict};
 
 /// One tick of the clock that interrupts guests.
 const TICK: Duration = Duration::from_millis(1);
-/// What a guest may return, before anything is allocated for it.
-pub(super) const LARGEST_ANSWER: usize = 64 << 10;
-/// Handles to resources; the interface has none.
-pub(super) const MOST_HANDLES: usize = 64;
-/// The largest memory that `memory_mib` can ask for.
-pub const LARGEST_MEMORY_MIB: u32 = 512;
-pub(super) const LARGEST_TABLE: usize = 20_000;
-/// Of the guest's own calls, in bytes.
-pub(super) const LARGEST_STACK: usize = 512 << 10;
 /// Instances that can be alive at once: one for each batch in flight, and those under test.
 const MOST_INSTANCES: u32 = 32;
 /// Modules in one component: Python's has 38.
 const MOST_CORE_INSTANCES: u32 = 64;
-
-/// What a policy may import.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Wasi {
-    /// Nothing.
-    #[default]
-    Deny,
-    /// WASI 0.2, with nothing in it.
-    Sandbox,
-}
-
-/// What a policy may use.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Wall time of one call, start functions included; whole milliseconds.
-    pub timeout: Duration,
-    /// Linear memory of all its instances together, in MiB.
-    pub memory_mib: u32,
-    /// Size of the component's file in MiB.
-    pub max_size_mib: u32,
-    /// Imports.
-    pub wasi: Wasi,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { timeout: Duration::from_millis(10), memory_mib: 16, max_size_mib: 4, wasi: Wasi::Deny }
-    }
-}
 
 /// Compiles and runs policies. One per process.
 pub struct Engine {
@@ -76,36 +38,6 @@ pub struct Compiled {
     pre: PolicyPre<Guard>,
     limits: Limits,
     digest: Arc<str>,
-}
-
-/// The limits of one instance, enforced as it grows.
-pub(super) struct Guard {
-    memory_left: usize,
-    /// Only there for those that may import it.
-    sandbox: Option<Box<Sandbox>>,
-}
-
-impl Guard {
-    /// Asked for by host functions alone, which only a sandboxed policy can import.
-    pub(super) fn sandbox(&mut self) -> &mut Sandbox {
-        self.sandbox.get_or_insert_with(|| Box::new(Sandbox::new(Moment::default(), "")))
-    }
-}
-
-impl ResourceLimiter for Guard {
-    fn memory_growing(&mut self, current: usize, desired: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
-        match self.memory_left.checked_sub(desired.saturating_sub(current)) {
-            Some(left) => {
-                self.memory_left = left;
-                Ok(true)
-            }
-            None => Err(Growth::Memory.into()),
-        }
-    }
-
-    fn table_growing(&mut self, _current: usize, desired: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
-        if desired > LARGEST_TABLE { Err(Growth::Table.into()) } else { Ok(true) }
-    }
 }
 
 impl Engine {
@@ -164,52 +96,10 @@ impl Engine {
             _ => return Err(load("not a WebAssembly component".to_owned())),
         }
         let component = compiler.component(&self.wasmtime, bytes)?;
-        let pre = PolicyPre::new(self.link(&component, limits.wasi)?)
+        let pre = PolicyPre::new(imports::link(&self.wasmtime, &component, limits.wasi)?)
             .map_err(|error| load(format!("{NO_DECIDER}: {error:#}")))?;
         Ok(Compiled { pre, limits, digest: digest(bytes).into() })
     }
-}
-
-impl Engine {
-    /// Finds what the component may import.
-    fn link(&self, component: &Component, wasi: Wasi) -> Result<InstancePre<Guard>, PolicyError> {
-        let load = PolicyError::Load;
-        let imports: Vec<String> =
-            component.component_type().imports(&self.wasmtime).map(|(name, _)| name.to_owned()).collect();
-        let unknown = sandbox::unknown(&imports);
-        if wasi == Wasi::Deny && !imports.is_empty() {
-            let names: Vec<&str> = imports.iter().map(String::as_str).collect();
-            let accepted = if unknown.is_empty() {
-                "; or, if it cannot do without, accept them with wasi = \"sandbox\" in its NAME.toml, where nothing is in them"
-            } else {
-                ""
-            };
-            return Err(load(format!(
-                "imports {}, and a policy imports nothing; build it without: Rust for wasm32-unknown-unknown with \
-                 `tollgate policy build`, JavaScript and Python as policies/examples shows{accepted}",
-                listed(&names)
-            )));
-        }
-        if !unknown.is_empty() {
-            return Err(load(format!(
-                "imports {}, and the sandbox has WASI 0.2 only: cli, clocks, filesystem, io, random and sockets",
-                listed(&unknown)
-            )));
-        }
-        let mut linker = Linker::new(&self.wasmtime);
-        if wasi == Wasi::Sandbox {
-            sandbox::link(&mut linker).map_err(|error| load(format!("no sandbox: {error:#}")))?;
-        }
-        let pre = linker.instantiate_pre(component);
-        pre.map_err(|error| load(format!("imports what the sandbox has not: {error:#}")))
-    }
-}
-
-/// The first few of many names.
-fn listed(names: &[&str]) -> String {
-    const SHOWN: usize = 5;
-    let shown = names.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
-    if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
 }
 
 /// `sha256:` and 64 hexadecimal digits.

@@ -7,7 +7,7 @@ use wasmtime::component::ResourceTableError;
 
 use wasmtime_wasi::I32Exit;
 
-use super::engine::{LARGEST_ANSWER, LARGEST_STACK, LARGEST_TABLE, Limits, MOST_HANDLES};
+use super::limits::{LARGEST_ANSWER, LARGEST_STACK, LARGEST_TABLE, Limits, MOST_HANDLES};
 use super::sandbox::Refused;
 
 /// Why a policy failed. Each kind is counted and reported on its own.

@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, de};
 
 use super::bindings::Description;
-use super::engine::{LARGEST_MEMORY_MIB, Limits, PolicyError, Wasi};
+use super::engine::PolicyError;
+use super::limits::{LARGEST_MEMORY_MIB, Limits, Wasi};
 
 /// What happens to a request whose policy failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]

@@ -7,6 +7,8 @@ pub mod engine;
 mod failure;
 pub mod fixture;
 pub mod folder;
+mod imports;
+mod limits;
 pub mod manifest;
 mod sandbox;
 

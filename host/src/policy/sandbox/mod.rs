@@ -22,7 +22,7 @@ use self::clock::{Clocks, Ticks, WallClock};
 use self::io::Io;
 use self::output::Printed;
 use self::random::Randomness;
-use super::engine::Guard;
+use super::limits::Guard;
 
 /// The interfaces that there are, each at 0.2.
 const PACKAGES: [&str; 6] =
