@@ -210,6 +210,24 @@ async fn what_happened_before_midnight_is_in_that_days_books_though_the_store_ca
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn another_host_settles_what_one_has_promised_and_it_is_in_the_books_when_that_one_is_back() {
+    let cut = Cut::start(StoreFailure::Open).await;
+    let other = cut.host.beside().await;
+    cut.off(Wire::Refuses).await;
+    let (_, id) = cut.reserve("10").await;
+    let settle = json!({ "tenantId": "acme-corp", "actualCostUsd": 4 });
+    for _ in 0..2 {
+        let kept = other.post(&format!("/v1/reservations/{id}/settle"), settle.clone()).await.expect_status(200);
+        assert_eq!(kept.at("/degraded"), json!(true));
+    }
+    assert_eq!(cut.books().await, "0.00 + 0.00 of 0");
+    cut.on().await;
+    until("it is in the books", || async { cut.books().await == "4.00 + 0.00 of 1" }).await;
+    let again = other.post(&format!("/v1/reservations/{id}/settle"), settle).await.expect_status(200);
+    assert_eq!(again.at("/duplicate"), json!(true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_in_the_books_is_set_aside_and_the_rest_is() {
     let cut = Cut::start(StoreFailure::Open).await;
     cut.off(Wire::Refuses).await;

@@ -31,6 +31,9 @@ pub async fn run(gate: Arc<Gate>, store: Store, clock: Clock, mut stopped: watch
         if store.health().is_down() {
             continue;
         }
+        if let Err(error) = gate.try_waiting().await {
+            tracing::warn!(reason = %error, "What waits for promised reservations is not in the books");
+        }
         if let Err(error) = expire(&gate).await {
             tracing::warn!(reason = %error, "Expired reservations not given back");
         }

@@ -255,9 +255,12 @@ impl Gate {
     /// There is no decision; see [`GateError`]. Where the store did not answer, money may have been set aside.
     pub async fn reserve(&self, request: Request, ttl: TimeDelta, body: Arc<str>) -> Result<Reserved, GateError> {
         lines::asked(&request);
-        let request = Arc::new(request);
+        let mut request = Arc::new(request);
+        // Where the store was asked, it may know this reservation; where not, its id says that it does not.
+        let mut was_asked = false;
         for _ in 0..TRIES {
             if !self.world.is_down() {
+                was_asked = true;
                 let lane = &self.money[self.lane(&request.tenant)];
                 let (request, body) = (request.clone(), body.clone());
                 let job = |reply| MoneyJob::Reserve(ReserveJob { request, ttl, body, reply });
@@ -268,6 +271,10 @@ impl Gate {
                     }
                     return reserved;
                 }
+            }
+            if !was_asked {
+                let id = replay::promised_id(request.id);
+                request = Arc::new(Request { id, ..(*request).clone() });
             }
             let expires_at = request.at + ttl;
             match self.world.promise(&Promised::of(&request, &body, expires_at), &request).await? {
@@ -295,6 +302,11 @@ impl Gate {
                 let lane = &self.money[self.lane(&ending.tenant)];
                 let ended = send(lane, |reply| MoneyJob::End(ending.clone(), reply)).await;
                 if !self.is_lost(&ended) {
+                    let is_unknown = matches!(ended, Ok(None)) && replay::is_promised(ending.id);
+                    let entry = Entry::end(&ending, self.world.clock.now());
+                    if is_unknown && self.world.keep_waiting(&entry).await? {
+                        return Ok(Told::Kept);
+                    }
                     return ended.map(Told::Done);
                 }
             }
@@ -349,6 +361,17 @@ impl Gate {
             }
         }
         Err(GateError::Overloaded)
+    }
+
+    /// Brings what waits for another host's promises into the books, where that has kept them.
+    ///
+    /// # Errors
+    /// It still waits. Doing it again is safe.
+    pub async fn try_waiting(&self) -> Result<(), GateError> {
+        if self.world.is_down() || self.world.outages.spool.records() == 0 {
+            return Ok(());
+        }
+        self.world.try_waiting().await
     }
 
     /// Whether an answer says that the store cannot be reached; then nobody waits for it from now on.

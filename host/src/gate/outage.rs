@@ -140,7 +140,17 @@ impl World {
     /// Keeps what is to be in the books later. Tells whether it did: not if the store is back.
     pub(super) async fn keep(&self, entry: &Entry) -> Result<bool, GateError> {
         let record = serde_json::to_vec(entry).map_err(|error| GateError::Spool(error.to_string()))?;
-        match self.outages.spool.append(record).await {
+        Self::is_kept(self.outages.spool.append(record).await)
+    }
+
+    /// Keeps what ends a reservation that another host has promised, until that is in the books.
+    pub(super) async fn keep_waiting(&self, entry: &Entry) -> Result<bool, GateError> {
+        let record = serde_json::to_vec(entry).map_err(|error| GateError::Spool(error.to_string()))?;
+        Self::is_kept(self.outages.spool.append_always(record).await)
+    }
+
+    fn is_kept(appended: Result<(), SpoolError>) -> Result<bool, GateError> {
+        match appended {
             Ok(()) => Ok(true),
             Err(SpoolError::NotNeeded) => Ok(false),
             Err(SpoolError::Overloaded) => Err(GateError::Overloaded),

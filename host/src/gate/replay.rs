@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -20,6 +20,17 @@ use crate::store::reservations::{End, Ending};
 use crate::store::{Link, StoreError};
 
 const LARGEST_BATCH: usize = 128;
+/// A reservation lives a day at most; what ends it waits a little longer for the host that has promised it.
+const PATIENCE: TimeDelta = TimeDelta::hours(25);
+
+/// The id of a reservation that is only promised: told apart, so that another host knows that it may not be in the books.
+pub(super) fn promised_id(id: Uuid) -> Uuid {
+    uuid::Builder::from_custom_bytes(id.into_bytes()).into_uuid()
+}
+
+pub(super) fn is_promised(id: Uuid) -> bool {
+    id.get_version_num() == 8
+}
 
 /// One record of the spool. Its form is read by later versions: fields may come, none may go.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -227,6 +238,8 @@ impl Step {
 struct Report {
     replayed: usize,
     rejected: usize,
+    /// Records that are kept for later.
+    waiting: Vec<Vec<u8>>,
     amount: Money,
     over: HashSet<String>,
 }
@@ -253,8 +266,8 @@ impl World {
         loop {
             let records = self.outages.spool.read(done).await.map_err(disk)?;
             if records.is_empty() {
-                let health = self.store.health().clone();
-                if self.outages.spool.finish(done, move || health.is_back()).await.map_err(disk)? {
+                let (health, waiting) = (self.store.health().clone(), report.waiting.clone());
+                if self.outages.spool.finish(done, waiting, move || health.is_back()).await.map_err(disk)? {
                     break;
                 }
                 continue;
@@ -265,6 +278,21 @@ impl World {
             }
         }
         self.tell(&report);
+        Ok(())
+    }
+
+    /// Tries what waits for reservations that another host has promised and not yet brought into the books.
+    pub(super) async fn try_waiting(&self) -> Result<(), GateError> {
+        let disk = |error: std::io::Error| GateError::Spool(error.to_string());
+        let records = self.outages.spool.read(0).await.map_err(disk)?;
+        let (count, mut report, mut link) = (records.len(), Report::default(), self.store.link());
+        for step in self.steps(records, &mut report).await? {
+            let done = self.carry_out(&mut link, step, &mut report).await;
+            done.map_err(|error| GateError::Store(Arc::new(error)))?;
+        }
+        if report.waiting.len() < count {
+            self.outages.spool.finish(count, report.waiting, || ()).await.map_err(disk)?;
+        }
         Ok(())
     }
 
@@ -316,6 +344,10 @@ impl World {
                         Some(answer) if answer.now => report.posted(actual, &answer.quotas),
                         Some(answer) if answer.before.actual.is_none_or(|before| before == actual) => {}
                         Some(_) if ending.end == End::Release => {}
+                        // Its host has promised it, and will bring it into the books when it can.
+                        None if is_promised(ending.id) && now - *at < PATIENCE => {
+                            report.waiting.extend(serde_json::to_vec(&Entry::end(ending, *at)));
+                        }
                         found => {
                             let fault = if found.is_some() { "settled with another amount" } else { "unknown" };
                             let entry = Entry::end(ending, *at);
@@ -382,6 +414,7 @@ impl World {
             replayed = report.replayed,
             replayedUsd = report.amount.to_decimal(),
             rejected = report.rejected,
+            waiting = report.waiting.len(),
             overLimit = %over.join(", "),
             "Store back"
         );

@@ -42,12 +42,19 @@ pub enum SpoolError {
 type Done<T> = oneshot::Sender<T>;
 
 enum Job {
-    Append(Vec<u8>, Done<Result<(), SpoolError>>),
+    Append(Append),
     Read(usize, Done<io::Result<Vec<Vec<u8>>>>),
     SetAside(Vec<u8>, Done<io::Result<()>>),
-    /// Cuts off all records, if there are so many, and stops taking them.
-    Finish(usize, Box<dyn FnOnce() + Send>, Done<io::Result<bool>>),
+    /// Replaces all records, if there are so many, by those that have to wait, and stops taking them.
+    Finish(usize, Vec<Vec<u8>>, Box<dyn FnOnce() + Send>, Done<io::Result<bool>>),
     Accept,
+}
+
+struct Append {
+    record: Vec<u8>,
+    /// Even while the spool takes no records: it waits for something else than the store.
+    always: bool,
+    done: Done<Result<(), SpoolError>>,
 }
 
 /// Takes records, and gives them back.
@@ -105,8 +112,20 @@ impl Spool {
     /// # Errors
     /// It was not kept; see [`SpoolError`].
     pub async fn append(&self, record: Vec<u8>) -> Result<(), SpoolError> {
+        self.keep(record, false).await
+    }
+
+    /// As [`Spool::append`], for what waits for something else than the store.
+    ///
+    /// # Errors
+    /// It was not kept; see [`SpoolError`].
+    pub async fn append_always(&self, record: Vec<u8>) -> Result<(), SpoolError> {
+        self.keep(record, true).await
+    }
+
+    async fn keep(&self, record: Vec<u8>, always: bool) -> Result<(), SpoolError> {
         let (done, kept) = oneshot::channel();
-        match self.jobs.try_send(Job::Append(record, done)) {
+        match self.jobs.try_send(Job::Append(Append { record, always, done })) {
             Ok(()) => {}
             Err(TrySendError::Full(_)) => return Err(SpoolError::Overloaded),
             Err(TrySendError::Disconnected(_)) => return Err(gone()),
@@ -136,13 +155,18 @@ impl Spool {
         self.ask(|done| Job::SetAside(record, done)).await?
     }
 
-    /// If there are `records` records, all of them carried out: cuts them off, takes no more, and calls `then` before
-    /// anything else happens. Tells whether it did.
+    /// If there are `records` records, all of them carried out but for those in `waiting`: only these stay, no more are
+    /// taken, and `then` is called before anything else happens. Tells whether it did.
     ///
     /// # Errors
     /// The disk.
-    pub async fn finish(&self, records: usize, then: impl FnOnce() + Send + 'static) -> io::Result<bool> {
-        self.ask(|done| Job::Finish(records, Box::new(then), done)).await?
+    pub async fn finish(
+        &self,
+        records: usize,
+        waiting: Vec<Vec<u8>>,
+        then: impl FnOnce() + Send + 'static,
+    ) -> io::Result<bool> {
+        self.ask(|done| Job::Finish(records, waiting, Box::new(then), done)).await?
     }
 
     /// Bytes on the disk.
@@ -267,7 +291,7 @@ impl Book {
             let mut next = Some(first);
             while let Some(job) = next.take() {
                 match job {
-                    Job::Append(record, done) => next = self.append_all(record, done, arrivals),
+                    Job::Append(append) => next = self.append_all(append, arrivals),
                     Job::Read(skip, done) => {
                         let read = read_all(&mut self.file);
                         let _ = done.send(read.map(|found| found.records.into_iter().skip(skip).collect()));
@@ -275,8 +299,8 @@ impl Book {
                     Job::SetAside(record, done) => {
                         let _ = done.send(self.aside("rejected", &record));
                     }
-                    Job::Finish(records, then, done) => {
-                        let _ = done.send(self.finish(records, then));
+                    Job::Finish(records, waiting, then, done) => {
+                        let _ = done.send(self.finish(records, &waiting, then));
                     }
                     Job::Accept => self.accepts = true,
                 }
@@ -286,17 +310,12 @@ impl Book {
     }
 
     /// Writes a record and those that wait behind it, with one sync; returns the first job that is none.
-    fn append_all(
-        &mut self,
-        record: Vec<u8>,
-        done: Done<Result<(), SpoolError>>,
-        arrivals: &Receiver<Job>,
-    ) -> Option<Job> {
+    fn append_all(&mut self, append: Append, arrivals: &Receiver<Job>) -> Option<Job> {
         let (mut bytes, mut waiting, mut next) = (Vec::new(), Vec::new(), None);
-        let mut arrived = Some((record, done));
-        while let Some((record, done)) = arrived.take() {
+        let mut arrived = Some(append);
+        while let Some(Append { record, always, done }) = arrived.take() {
             let frame = framed(&record);
-            if !self.accepts {
+            if !self.accepts && !always {
                 let _ = done.send(Err(SpoolError::NotNeeded));
             } else if self.length + (bytes.len() + frame.len()) as u64 > self.most_bytes {
                 let _ = done.send(Err(SpoolError::Full));
@@ -305,7 +324,7 @@ impl Book {
                 waiting.push(done);
             }
             match arrivals.try_recv() {
-                Ok(Job::Append(record, done)) if waiting.len() < QUEUE => arrived = Some((record, done)),
+                Ok(Job::Append(append)) if waiting.len() < QUEUE => arrived = Some(append),
                 Ok(other) => next = Some(other),
                 Err(_) => {}
             }
@@ -342,13 +361,18 @@ impl Book {
         Ok(())
     }
 
-    fn finish(&mut self, records: usize, then: Box<dyn FnOnce() + Send>) -> io::Result<bool> {
+    fn finish(&mut self, records: usize, waiting: &[Vec<u8>], then: Box<dyn FnOnce() + Send>) -> io::Result<bool> {
         if self.records != records {
             return Ok(false);
         }
-        self.file.set_len(0)?;
-        self.file.sync_data()?;
-        (self.length, self.records, self.accepts) = (0, 0, false);
+        if waiting.is_empty() {
+            self.file.set_len(0)?;
+            self.file.sync_data()?;
+            self.length = 0;
+        } else {
+            self.rewrite(waiting)?;
+        }
+        (self.records, self.accepts) = (waiting.len(), false);
         then();
         Ok(true)
     }
@@ -469,8 +493,8 @@ mod tests {
         for record in [b"one", b"two"] {
             spool.append(record.to_vec()).await.expect("room");
         }
-        assert!(!spool.finish(1, || ()).await.expect("no error"));
-        assert!(spool.finish(2, || ()).await.expect("no error"));
+        assert!(!spool.finish(1, Vec::new(), || ()).await.expect("no error"));
+        assert!(spool.finish(2, Vec::new(), || ()).await.expect("no error"));
         assert!(matches!(spool.append(b"late".to_vec()).await, Err(SpoolError::NotNeeded)));
         spool.accept();
         spool.append(b"again".to_vec()).await.expect("room");
