@@ -17,6 +17,7 @@ mod decisions;
 mod denial;
 mod dialects;
 mod enforcement;
+mod faults;
 mod hostile;
 mod input;
 mod languages;

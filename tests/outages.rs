@@ -1,8 +1,9 @@
 //! While the store cannot be reached the gate answers as its mode says; afterwards every cost is in the books once.
 
-mod switch;
+pub mod switch;
 
 use serde_json::{Value, json};
+use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
 use tollgate::gate::StoreFailure;
 use tollgate::money::Money;
@@ -122,6 +123,26 @@ async fn a_store_that_is_silent_is_down_too_and_heals() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_slow_is_not_down_and_buys_nobody_free_passage() {
+    let cut = Cut::start(StoreFailure::Open).await;
+    cut.reserve("1").await;
+    // Somebody holds the row's lock for longer than anybody waits for it.
+    let mut holder = cut.database.options().connect().await.expect("a connection");
+    let lock = "BEGIN; UPDATE copilot_internal.cost_quotas SET limit_usd = 101; SELECT 1";
+    sqlx::raw_sql(lock).execute(&mut holder).await.expect("a lock");
+    for path in ["/v1/reservations", "/v1/costs"] {
+        let body = if path == "/v1/costs" { llm_cost("slow", "1") } else { llm("1") };
+        let answer = cut.host.post(path, body).await.expect_status(503);
+        assert_eq!(answer.word("/error"), "overloaded", "{path}");
+    }
+    cut.host.check(llm("1000")).await.expect_status(429);
+    assert_eq!(cut.host.get("/readyz").await.at("/degraded"), json!(false));
+    sqlx::raw_sql("ROLLBACK").execute(&mut holder).await.expect("no more lock");
+    cut.host.cost(llm_cost("slow", "1")).await;
+    assert_eq!(cut.books().await, "1.00 + 1.00 of 2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_takes_no_writes_is_down_until_it_does() {
     let cut = Cut::start(StoreFailure::Open).await;
     let database = cut.database.value("SELECT current_database()::text").await;
@@ -231,13 +252,26 @@ async fn another_host_settles_what_one_has_promised_and_it_is_in_the_books_when_
 async fn what_cannot_be_in_the_books_is_set_aside_and_the_rest_is() {
     let cut = Cut::start(StoreFailure::Open).await;
     cut.off(Wire::Refuses).await;
-    let nobody = "00000000-0000-7000-8000-000000000000";
-    cut.end(nobody, "settle", json!({ "actualCostUsd": 1 })).await.expect_status(200);
     cut.host.cost(llm_cost("twice", "2")).await;
     cut.host.cost(llm_cost("twice", "3")).await;
     cut.host.cost(llm_cost("once", "4")).await;
     cut.on().await;
     assert_eq!(cut.books().await, "6.00 + 0.00 of 2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ends_a_reservation_that_nobody_knows_waits_for_a_day_and_is_then_set_aside() {
+    let cut = Cut::start(StoreFailure::Open).await;
+    cut.off(Wire::Refuses).await;
+    let nobody = "00000000-0000-7000-8000-000000000000";
+    cut.end(nobody, "settle", json!({ "actualCostUsd": 1 })).await.expect_status(200);
+    cut.on().await;
+    let spool = || std::fs::read_dir(cut.host.spool.path()).expect("a folder").flatten();
+    let bytes = || spool().map(|file| file.metadata().map_or(0, |file| file.len())).sum::<u64>();
+    let is_aside = || spool().any(|file| file.path().extension().is_some_and(|extension| extension == "rejected"));
+    assert!(bytes() > 0 && !is_aside());
+    cut.host.at("2026-01-05T14:00:00Z");
+    until("it is set aside", || async { is_aside() }).await;
 }
 
 fn serve(data: &Scratch, url: &str, mode: &str) -> Binary {
@@ -278,6 +312,35 @@ async fn a_host_that_starts_while_its_store_is_down_serves_and_what_a_killed_one
     let again = gate.send("POST", &path, settle).await.expect_status(200);
     assert_eq!(again.at("/duplicate"), json!(true));
     assert_eq!(gate.interrupt().code, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_there_is_no_more_room_for_costs_the_caller_is_told_and_what_was_kept_is_not_lost() {
+    let database = Database::migrated().await;
+    let switch = Switch::new(database.options().get_socket().expect("a socket"));
+    let (url, data) = (through(&switch, &database), Scratch::new());
+    switch.now(Wire::Refuses);
+    let policies = guests::SHIPPED.to_str().expect("a text");
+    let data_dir = data.path().to_str().expect("a text");
+    let arguments = ["serve", "--listen", "127.0.0.1:0", "--policies", policies, "--data-dir", data_dir];
+    let gate = Binary::start(&arguments, &[("DATABASE_URL", &url), ("TOLLGATE_SPOOL_MIB", "1")]);
+    let mut kept = 0;
+    let refused = loop {
+        let mut cost = llm_cost(&format!("cost-{kept}"), "1");
+        cost["attributes"] = json!({ "note": "x".repeat(60_000) });
+        let answer = gate.send("POST", "/v1/costs", cost).await;
+        if answer.status != 200 {
+            break answer;
+        }
+        kept += 1;
+    };
+    assert_eq!((refused.status, refused.word("/error").as_str()), (507, "spool_full"));
+    assert!(kept >= 10, "{kept}");
+    switch.now(Wire::Forwards);
+    let up = || async { gate.send("GET", "/readyz", json!(null)).await.at("/degraded") == json!(false) };
+    until("the store is back", up).await;
+    assert_eq!(database.value("SELECT count(*)::text FROM copilot_internal.cost_records").await, kept.to_string());
+    gate.kill();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -40,9 +40,13 @@ pub fn instant(text: &str) -> DateTime<Utc> {
     text.parse().unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
-/// With a spool of its own.
+/// With a spool of its own, in a folder that goes with the test.
 pub fn outages(mode: StoreFailure) -> Outages {
-    Outages::new(mode, Spool::open(Scratch::new().path(), 1 << 20).expect("a spool").0)
+    outages_in(&Scratch::new(), mode)
+}
+
+fn outages_in(folder: &Scratch, mode: StoreFailure) -> Outages {
+    Outages::new(mode, Spool::open(folder.path(), 1 << 20).expect("a spool").0)
 }
 
 /// `acme-corp` asks for so much of `llm`.
@@ -88,6 +92,8 @@ impl Default for Setup {
 pub struct Host {
     pub clock: Clock,
     pub database: Database,
+    /// Where costs are kept while the store cannot be reached.
+    pub spool: Scratch,
     client: reqwest::Client,
     url: String,
     /// Dropped with the host, which stops it.
@@ -100,6 +106,7 @@ impl Setup {
             Some(database) => database,
             None => Database::migrated().await,
         };
+        let spool = Scratch::new();
         let store = Store::new(self.through.unwrap_or_else(|| database.options()));
         let listener = Listener::bind(&self.listen).await.expect("a free port");
         let address = listener.address(&self.listen).expect("its own address");
@@ -108,7 +115,7 @@ impl Setup {
             self.policies.clone(),
             self.enforcement,
             self.clock.clone(),
-            outages(self.store_failure),
+            outages_in(&spool, self.store_failure),
         );
         let app = App { gate, store, policies: self.policies, clock: self.clock.clone(), access: self.access };
         let (stop, stopped) = oneshot::channel::<()>();
@@ -119,7 +126,7 @@ impl Setup {
             Listen::Unix(path) => (client.unix_socket(path), "http://localhost".to_owned()),
         };
         let client = client.build().expect("a client");
-        Host { clock: self.clock, database, client, url, _stop: stop }
+        Host { clock: self.clock, database, spool, client, url, _stop: stop }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
@@ -17,6 +17,8 @@ pub enum Wire {
     Refuses,
     /// Takes everything, and answers nothing.
     IsSilent,
+    /// Statements are carried out, and nobody hears of it: the connection is cut with the first reply.
+    LosesReplies,
 }
 
 pub struct Switch {
@@ -72,6 +74,17 @@ async fn forward(mut client: UnixStream, server: PathBuf, mut wire: watch::Recei
             Wire::IsSilent => {
                 if wire.changed().await.is_err() {
                     return;
+                }
+            }
+            Wire::LosesReplies => {
+                let (mut asks, mut answers) = (vec![0; 65_536], vec![0; 65_536]);
+                tokio::select! {
+                    read = client.read(&mut asks) => match read {
+                        Ok(length @ 1..) if server.write_all(&asks[..length]).await.is_ok() => {}
+                        _ => return,
+                    },
+                    _ = server.read(&mut answers) => return,
+                    changed = wire.changed() => if changed.is_err() { return },
                 }
             }
             Wire::Forwards => {

@@ -117,7 +117,7 @@ impl Entry {
     }
 }
 
-/// Consecutive records that one statement carries out.
+/// Records that one statement carries out.
 enum Step {
     Reserve(Vec<Promised>),
     /// All of one second, so that they share their time.
@@ -181,6 +181,16 @@ impl Step {
                 body,
             }]),
         })
+    }
+
+    /// By kind, and ends by their second; otherwise records stay in their order.
+    const fn rank(&self) -> (u8, i64) {
+        match self {
+            Self::Reserve(_) => (0, 0),
+            Self::Extend { .. } => (1, 0),
+            Self::End(_, at) => (2, at.timestamp()),
+            Self::Cost(_) => (3, 0),
+        }
     }
 
     /// Adds `next` where one statement can carry out both; gives it back otherwise.
@@ -259,25 +269,38 @@ impl Report {
 impl World {
     /// The store answers again: brings the books up to date, and then it counts as up.
     pub(super) async fn recover(&self) -> Result<(), GateError> {
+        let mut report = Report::default();
+        let replayed = self.replay(&mut report).await;
+        match &replayed {
+            Ok(()) => self.tell(&report),
+            // What waits is taken after all.
+            Err(_) => self.outages.spool.accept(),
+        }
+        replayed
+    }
+
+    async fn replay(&self, report: &mut Report) -> Result<(), GateError> {
         let store = |error| GateError::Store(Arc::new(error));
         let disk = |error: std::io::Error| GateError::Spool(error.to_string());
         let mut link = self.store.link_in_outage();
-        let (mut done, mut report) = (0, Report::default());
-        loop {
+        let mut done = 0;
+        for round in 0_u32.. {
+            // Each round has only what came during the one before; the last ones must not be overtaken.
+            if round > 0 {
+                self.outages.spool.hold().await.map_err(disk)?;
+            }
             let records = self.outages.spool.read(done).await.map_err(disk)?;
-            if records.is_empty() {
+            done += records.len();
+            if round > 0 && records.is_empty() {
                 let (health, waiting) = (self.store.health().clone(), report.waiting.clone());
                 if self.outages.spool.finish(done, waiting, move || health.is_back()).await.map_err(disk)? {
                     break;
                 }
-                continue;
             }
-            done += records.len();
-            for step in self.steps(records, &mut report).await? {
-                self.carry_out(&mut link, step, &mut report).await.map_err(store)?;
+            for step in self.steps(records, report).await? {
+                self.carry_out(&mut link, step, report).await.map_err(store)?;
             }
         }
-        self.tell(&report);
         Ok(())
     }
 
@@ -301,17 +324,21 @@ impl World {
         for record in records {
             let entry = serde_json::from_slice(&record).map_err(|error| error.to_string());
             match entry.and_then(Step::of) {
-                Ok(step) => {
-                    let alone = match steps.last_mut() {
-                        Some(last) => last.join(step).err(),
-                        None => Some(step),
-                    };
-                    steps.extend(alone);
-                }
+                Ok(step) => steps.push(step),
                 Err(fault) => self.reject(record, &fault, report).await?,
             }
         }
-        Ok(steps)
+        // What a reservation needs is that it is there before anything else of it; the rest commutes.
+        steps.sort_by_key(Step::rank);
+        let mut joined: Vec<Step> = Vec::new();
+        for step in steps {
+            let alone = match joined.last_mut() {
+                Some(last) => last.join(step).err(),
+                None => Some(step),
+            };
+            joined.extend(alone);
+        }
+        Ok(joined)
     }
 
     /// Carries out a step, record by record where one of them breaks a constraint.
@@ -344,8 +371,8 @@ impl World {
                         Some(answer) if answer.now => report.posted(actual, &answer.quotas),
                         Some(answer) if answer.before.actual.is_none_or(|before| before == actual) => {}
                         Some(_) if ending.end == End::Release => {}
-                        // Its host has promised it, and will bring it into the books when it can.
-                        None if is_promised(ending.id) && now - *at < PATIENCE => {
+                        // Another host may have promised it, and will bring it into the books when it can.
+                        None if now - *at < PATIENCE => {
                             report.waiting.extend(serde_json::to_vec(&Entry::end(ending, *at)));
                         }
                         found => {

@@ -48,6 +48,7 @@ enum Job {
     /// Replaces all records, if there are so many, by those that have to wait, and stops taking them.
     Finish(usize, Vec<Vec<u8>>, Box<dyn FnOnce() + Send>, Done<io::Result<bool>>),
     Accept,
+    Hold,
 }
 
 struct Append {
@@ -93,7 +94,7 @@ impl Spool {
         let (path, file) = (1..=MOST_FILES)
             .find_map(|n| lock(dir.join(format!("{n}.spool"))).transpose())
             .ok_or_else(|| io::Error::other("every file of it is in use"))??;
-        let mut book = Book { file, path: path.clone(), most_bytes, length: 0, records: 0, accepts: true };
+        let mut book = Book { file, path: path.clone(), most_bytes, length: 0, records: 0, accepts: true, held: None };
         let mut found = book.recover()?;
         for other in others(dir, &path)? {
             found.damaged += book.take_over(other)?;
@@ -137,6 +138,20 @@ impl Spool {
     pub fn accept(&self) {
         // Where the queue is full, records are being taken already.
         let _ = self.jobs.try_send(Job::Accept);
+    }
+
+    /// From now on records wait, neither taken nor refused, until [`Spool::finish`] or [`Spool::accept`]: otherwise new
+    /// ones could come faster than the old ones are carried out, for ever.
+    ///
+    /// # Errors
+    /// The spool's thread is gone.
+    pub async fn hold(&self) -> io::Result<()> {
+        // Whatever is asked next finds it so.
+        self.ask(|done| {
+            let _ = done.send(());
+            Job::Hold
+        })
+        .await
     }
 
     /// The records after the first `skip`.
@@ -238,6 +253,8 @@ struct Book {
     length: u64,
     records: usize,
     accepts: bool,
+    /// Records that wait, while they do.
+    held: Option<Vec<Append>>,
 }
 
 impl Book {
@@ -302,7 +319,13 @@ impl Book {
                     Job::Finish(records, waiting, then, done) => {
                         let _ = done.send(self.finish(records, &waiting, then));
                     }
-                    Job::Accept => self.accepts = true,
+                    Job::Accept => {
+                        self.accepts = true;
+                        for append in self.held.take().unwrap_or_default() {
+                            self.append_one(append);
+                        }
+                    }
+                    Job::Hold => drop(self.held.get_or_insert_default()),
                 }
                 self.tell(size);
             }
@@ -313,7 +336,19 @@ impl Book {
     fn append_all(&mut self, append: Append, arrivals: &Receiver<Job>) -> Option<Job> {
         let (mut bytes, mut waiting, mut next) = (Vec::new(), Vec::new(), None);
         let mut arrived = Some(append);
-        while let Some(Append { record, always, done }) = arrived.take() {
+        while let Some(append) = arrived.take() {
+            if let Some(held) = &mut self.held
+                && !append.always
+            {
+                held.push(append);
+                match arrivals.try_recv() {
+                    Ok(Job::Append(append)) => arrived = Some(append),
+                    Ok(other) => next = Some(other),
+                    Err(_) => {}
+                }
+                continue;
+            }
+            let Append { record, always, done } = append;
             let frame = framed(&record);
             if !self.accepts && !always {
                 let _ = done.send(Err(SpoolError::NotNeeded));
@@ -339,6 +374,16 @@ impl Book {
             }));
         }
         next
+    }
+
+    fn append_one(&mut self, Append { record, done, .. }: Append) {
+        let frame = framed(&record);
+        let kept = if self.length + frame.len() as u64 > self.most_bytes {
+            Err(SpoolError::Full)
+        } else {
+            self.write(&frame, 1).map_err(|error| SpoolError::Disk(Arc::new(error)))
+        };
+        let _ = done.send(kept);
     }
 
     /// Writes whole records to the disk, or none of them.
@@ -374,6 +419,9 @@ impl Book {
         }
         (self.records, self.accepts) = (waiting.len(), false);
         then();
+        for append in self.held.take().unwrap_or_default() {
+            let _ = append.done.send(Err(SpoolError::NotNeeded));
+        }
         Ok(true)
     }
 
