@@ -10,6 +10,7 @@ pub mod nearest;
 pub mod period;
 pub mod quota;
 // work rooms: they never import each other
+pub mod alert;
 pub mod policy;
 pub mod store;
 // the hallway

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use crate::api::{self, App};
 use crate::config::Listen;
 use crate::worker;
+use crate::worker::alerts::Alerting;
 
 /// How long requests in flight may take after the signal to stop.
 const GRACE: Duration = Duration::from_secs(8);
@@ -68,11 +69,14 @@ fn is_socket(path: &Path) -> bool {
 pub async fn serve(
     listener: Listener,
     app: Arc<App>,
+    alerting: Arc<Alerting>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let router = api::router(app.clone());
     let (stop, stopped) = watch::channel(false);
     let worker = tokio::spawn(worker::run(app.gate.clone(), app.store.clone(), app.clock.clone(), stopped.clone()));
+    let alerts = worker::alerts::run(app.store.clone(), app.clock.clone(), alerting, stopped.clone());
+    let alerts = tokio::spawn(alerts);
     let signal = async move {
         shutdown.await;
         let _ = stop.send(true);
@@ -98,6 +102,9 @@ pub async fn serve(
     }
     if let Err(panic) = worker.await {
         tracing::error!(reason = %panic, "The worker ended early");
+    }
+    if let Err(panic) = alerts.await {
+        tracing::error!(reason = %panic, "The worker of alerts ended early");
     }
     app.gate.flush().await;
     Ok(())

@@ -69,6 +69,7 @@ impl Database {
 
     async fn copy_of(template: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
+        super::choose_cryptography();
         let name = format!("tollgate_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         run(&CLUSTER.options, &format!("CREATE DATABASE {name} TEMPLATE {template}")).await;
         Self(Arc::new(Named(name)))

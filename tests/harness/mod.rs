@@ -5,6 +5,7 @@ mod binary;
 mod cluster;
 pub mod guests;
 mod patience;
+mod receiver;
 mod scratch;
 
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
+use tollgate::alert::{Channels, Extras, Settings};
 use tollgate::api::App;
 use tollgate::api::auth::{Access, Transport};
 use tollgate::clock::Clock;
@@ -20,18 +22,30 @@ use tollgate::gate::{Enforcement, Gate};
 use tollgate::policy::Folder;
 use tollgate::server::{self, Listener};
 use tollgate::store::Store;
+use tollgate::worker::alerts::Alerting;
 
 pub use self::answer::Answer;
 pub use self::binary::{Binary, tollgate};
 pub use self::cluster::Database;
 pub use self::patience::{PATIENCE, until};
+pub use self::receiver::{Behaviour, Receiver};
 pub use self::scratch::Scratch;
 
 /// Where every clock stands at first: a Sunday at noon.
 pub const NOON: &str = "2026-01-04T12:00:00Z";
 
+/// Part of every secret of the tests: what contains it was not for showing.
+pub const CANARY: &str = "canary-7f3a9c";
+
 /// Both kinds of resource enforced.
 pub const ENFORCED: Enforcement = Enforcement { e2b: true, others: true };
+
+/// The tests' own HTTP clients ask the process which cryptography to use; the gate's are told. Called wherever a test
+/// begins: by its database and its folder.
+pub fn choose_cryptography() {
+    // It has been chosen before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
 
 /// An instant as tests write it.
 pub fn instant(text: &str) -> DateTime<Utc> {
@@ -55,6 +69,9 @@ pub struct Setup {
     pub access: Access,
     pub listen: Listen,
     pub policies: Arc<Folder>,
+    /// Where alerts go.
+    pub alerts: Settings,
+    pub extras: Extras,
     /// A new one where none is given.
     pub database: Option<Database>,
 }
@@ -67,6 +84,8 @@ impl Default for Setup {
             access: Access { app: Vec::new(), admin: None, transport: Transport::Loopback },
             listen: Listen::Tcp(([127, 0, 0, 1], 0).into()),
             policies: guests::shipped(),
+            alerts: Settings::default(),
+            extras: Extras::default(),
             database: None,
         }
     }
@@ -94,7 +113,9 @@ impl Setup {
         let gate = Gate::start(store.clone(), self.policies.clone(), self.enforcement, self.clock.clone());
         let app = App { gate, store, policies: self.policies, clock: self.clock.clone(), access: self.access };
         let (stop, stopped) = oneshot::channel::<()>();
-        tokio::spawn(server::serve(listener, Arc::new(app), async move { drop(stopped.await) }));
+        let channels = Channels::open(&self.alerts).expect("channels");
+        let alerting = Alerting { channels, enforcement: self.enforcement, extras: self.extras };
+        tokio::spawn(server::serve(listener, Arc::new(app), Arc::new(alerting), async move { drop(stopped.await) }));
         let client = reqwest::Client::builder().no_proxy();
         let (client, url) = match address {
             Listen::Tcp(_) => (client, address.to_string()),

@@ -7,6 +7,7 @@ use chrono::TimeDelta;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, external, shown, start_embedded};
+use crate::alert::Channels;
 use crate::api::App;
 use crate::cli::ServeArgs;
 use crate::clock::Clock;
@@ -18,6 +19,7 @@ use crate::server::{self, Listener};
 use crate::store::Store;
 use crate::store::embedded::Embedded;
 use crate::telemetry;
+use crate::worker::alerts::Alerting;
 
 /// Serves with policies that are built already.
 pub(super) async fn serve(args: ServeArgs) -> Result<(), Failure> {
@@ -118,7 +120,9 @@ async fn run_on(
         eprintln!("{}", first_steps(&address));
     }
     let app = Arc::new(App { gate, store: store.clone(), policies, clock, access: config.access.clone() });
-    let served = server::serve(listener, app, shutdown).await;
+    let channels = Channels::open(&config.alerts.settings).map_err(Failure::new)?;
+    let alerting = Arc::new(Alerting { channels, enforcement: config.enforcement, extras: config.alerts.extras });
+    let served = server::serve(listener, app, alerting, shutdown).await;
     store.close().await;
     served.map_err(|error| Failure::new(format!("the listener broke: {error}")))
 }

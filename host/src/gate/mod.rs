@@ -60,7 +60,8 @@ pub struct Enforcement {
 }
 
 impl Enforcement {
-    fn of(self, resource_type: &ResourceType) -> bool {
+    /// Whether this type is.
+    pub fn of(self, resource_type: &ResourceType) -> bool {
         if resource_type.as_str() == ResourceType::E2B { self.e2b } else { self.others }
     }
 }

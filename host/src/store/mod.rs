@@ -4,6 +4,7 @@
 //! never divided, and never pass a float. Instants are arguments: the database's clock decides nothing.
 
 pub mod admission;
+pub mod alerts;
 pub mod bench;
 pub mod costs;
 pub mod decisions;

@@ -12,6 +12,7 @@ use sqlx::postgres::PgConnectOptions;
 
 use self::load::{Figures, Next, Turn, post};
 use super::Failure;
+use crate::alert::{Channels, Extras};
 use crate::api::auth::{Access, Transport};
 use crate::api::{App, bare};
 use crate::cli::BenchArgs;
@@ -22,6 +23,7 @@ use crate::policy::Folder;
 use crate::server::{self, Listener};
 use crate::store::Store;
 use crate::store::embedded::Embedded;
+use crate::worker::alerts::Alerting;
 
 const POOLED: usize = 100;
 
@@ -82,7 +84,9 @@ async fn measure_on(config: &Config, options: PgConnectOptions, plan: &Plan) -> 
             .hint("build the policies with `tollgate policy build policies --out DIR` and name DIR with --policies")
     })?;
     let policies = Arc::new(folder);
-    let gate = Gate::start(store.clone(), policies.clone(), Enforcement { e2b: true, others: true }, clock.clone());
+    let enforcement = Enforcement { e2b: true, others: true };
+    let alerting = Alerting { channels: Channels::default(), enforcement, extras: Extras::default() };
+    let gate = Gate::start(store.clone(), policies.clone(), enforcement, clock.clone());
     let access = Access { app: Vec::new(), admin: None, transport: Transport::Loopback };
     let listen = Listen::Tcp(([127, 0, 0, 1], 0).into());
     let broken = |error| Failure::new(format!("the bench cannot listen: {error}"));
@@ -92,7 +96,7 @@ async fn measure_on(config: &Config, options: PgConnectOptions, plan: &Plan) -> 
     };
     let app = Arc::new(App { gate, store: store.clone(), policies, clock, access });
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let serving = tokio::spawn(server::serve(listener, app, async move { drop(stopped.await) }));
+    let serving = tokio::spawn(server::serve(listener, app, Arc::new(alerting), async move { drop(stopped.await) }));
     let bare = bare::serve().await.map_err(broken)?;
     let mut bench = Bench { plan, lines: Vec::new(), bare: Vec::new() };
     println!("{:<34} {:>5} {:>10} {:>10} {:>10} {:>8}", "WHAT", "CONN", "PER SECOND", "P50", "P99", "OF BARE");
@@ -100,7 +104,12 @@ async fn measure_on(config: &Config, options: PgConnectOptions, plan: &Plan) -> 
     bench.database(&store, "durable UPDATE of one row (sqlx)", crate::store::bench::update_one).await?;
     bench.load("bare axum handler", bare, &[200], &check_one())?;
     #[cfg(feature = "limitador")]
-    bench.load("limitador behind axum, in memory", bare::serve_limitador().await.map_err(broken)?, &[200], &check_one())?;
+    bench.load(
+        "limitador behind axum, in memory",
+        bare::serve_limitador().await.map_err(broken)?,
+        &[200],
+        &check_one(),
+    )?;
     for (what, statuses, next) in loads(plan.tenants) {
         bench.load(&what, address, statuses, &next)?;
     }
