@@ -150,7 +150,7 @@ async fn what_a_host_had_taken_when_it_died_is_sent_by_another_when_the_lease_is
     states(&beside, "slack trigger due 1, slack trigger sent 1").await;
     assert!(receiver.bodies()[0]["text"].to_string().contains("90%"));
     host.at("2026-01-04T12:01:00Z");
-    states(&beside, "slack trigger sent 2, slack trigger sent 1").await;
+    states(&beside, "slack trigger sent 1, slack trigger sent 2").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

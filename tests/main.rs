@@ -7,6 +7,7 @@ mod harness;
 mod access;
 mod admin;
 mod adoption;
+mod alert_channels;
 mod alerts;
 mod check;
 mod command_line;

@@ -4,6 +4,7 @@ mod answer;
 mod binary;
 mod cluster;
 pub mod guests;
+mod mail;
 mod patience;
 mod receiver;
 mod scratch;
@@ -27,6 +28,7 @@ use tollgate::worker::alerts::Alerting;
 pub use self::answer::Answer;
 pub use self::binary::{Binary, tollgate};
 pub use self::cluster::Database;
+pub use self::mail::MailServer;
 pub use self::patience::{PATIENCE, until};
 pub use self::receiver::{Behaviour, Receiver};
 pub use self::scratch::Scratch;
@@ -36,6 +38,12 @@ pub const NOON: &str = "2026-01-04T12:00:00Z";
 
 /// Part of every secret of the tests: what contains it was not for showing.
 pub const CANARY: &str = "canary-7f3a9c";
+
+/// Every answer, log line and printed line of the tests comes through here.
+#[track_caller]
+pub fn shows_no_secret(text: &str) {
+    assert!(!text.contains(CANARY), "a secret is shown: {text}");
+}
 
 /// Both kinds of resource enforced.
 pub const ENFORCED: Enforcement = Enforcement { e2b: true, others: true };

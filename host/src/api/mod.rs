@@ -1,6 +1,7 @@
 //! HTTP: parse, call the gate, render.
 
 mod admin;
+mod alerts;
 pub mod auth;
 pub mod bare;
 mod denial;
@@ -27,6 +28,7 @@ use crate::policy::Folder;
 use crate::store::Store;
 
 pub use self::admin::QuotaView;
+pub use self::alerts::AlertView;
 
 const LARGEST_BODY: usize = 64 << 10;
 
@@ -65,6 +67,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/policies/reload", post(admin::reload))
         .route("/v1/decisions", get(admin::decisions))
         .route("/v1/decisions/{id}", get(admin::decision))
+        .route("/v1/alerts", get(alerts::alerts))
         .route("/livez", get(|| async { Json(json!({ "status": "ok" })) }))
         .route("/readyz", get(ready))
         .fallback(|| async { ApiError::not_found("no such route") })
