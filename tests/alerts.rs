@@ -22,7 +22,7 @@ fn settings() -> Settings {
     Settings { reach: reach(), timeout: Duration::from_millis(500), ..Settings::default() }
 }
 
-fn slack(receiver: &Receiver) -> Settings {
+pub fn slack(receiver: &Receiver) -> Settings {
     Settings { slack: Some(to(receiver)), ..settings() }
 }
 

@@ -9,7 +9,7 @@ use crate::harness::guests::repository;
 /// The rooms from the ground up. Rooms of one floor never use each other, but for the words, and for the top one,
 /// which wires the world.
 const FLOORS: [&[&str]; 6] = [
-    &["money", "clock", "period", "quota", "decision", "nearest"],
+    &["money", "clock", "period", "quota", "decision", "nearest", "metrics"],
     &["policy", "store", "alert"],
     &["gate"],
     &["worker"],
@@ -18,7 +18,7 @@ const FLOORS: [&[&str]; 6] = [
 ];
 
 /// What only some rooms may say, and which.
-const DOORS: [(&str, &[&str]); 13] = [
+const DOORS: [(&str, &[&str]); 14] = [
     ("sqlx::", &["store"]),
     ("wasmtime::", &["policy"]),
     ("wit_component::", &["policy"]),
@@ -31,6 +31,7 @@ const DOORS: [(&str, &[&str]); 13] = [
     ("SystemTime::now", &["clock"]),
     ("reqwest::", &["alert"]),
     ("lettre::", &["alert"]),
+    ("rustls::", &["alert"]),
     ("notify::", &["policy"]),
 ];
 

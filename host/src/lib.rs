@@ -5,6 +5,7 @@
 // words
 pub mod clock;
 pub mod decision;
+pub mod metrics;
 pub mod money;
 pub mod nearest;
 pub mod period;

@@ -7,7 +7,6 @@ use axum::Json;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::App;
@@ -18,6 +17,7 @@ use super::input;
 use crate::money::Money;
 use crate::quota::Scope;
 use crate::store::alerts::{Alert, AlertFilter, Delivery};
+use crate::store::outlook::Spent;
 
 /// What a delivery can be.
 pub const STATES: [&str; 3] = ["due", "sent", "failed"];
@@ -40,8 +40,39 @@ pub struct AlertView {
     spend_usd: Money,
     created_at: Instant,
     #[serde(skip_serializing_if = "Option::is_none")]
-    summary: Option<Box<RawValue>>,
+    summary: Option<SummaryView>,
     deliveries: Vec<DeliveryView>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SummaryView {
+    spend_usd: Money,
+    before_usd: Money,
+    most: Vec<SpentByView>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SpentByView {
+    scope_id: String,
+    resource_type: String,
+    spend_usd: Money,
+    before_usd: Money,
+}
+
+impl From<Spent> for SummaryView {
+    fn from(spent: Spent) -> Self {
+        let most = spent.most.into_iter().map(|by| SpentByView {
+            scope_id: by.scope_id,
+            resource_type: by.resource_type,
+            spend_usd: Money::from_nanos(by.nanos),
+            before_usd: Money::from_nanos(by.before_nanos),
+        });
+        let most = most.collect();
+        let [spend_usd, before_usd] = [spent.nanos, spent.before_nanos].map(Money::from_nanos);
+        Self { spend_usd, before_usd, most }
+    }
 }
 
 #[derive(Serialize)]
@@ -71,7 +102,7 @@ impl AlertView {
             limit_usd: alert.limit,
             spend_usd: alert.spend,
             created_at: Instant(alert.created_at),
-            summary: alert.detail.and_then(|detail| RawValue::from_string(detail).ok()),
+            summary: alert.detail.as_deref().and_then(Spent::read).map(SummaryView::from),
             deliveries: deliveries.into_iter().map(DeliveryView::new).collect(),
         }
     }

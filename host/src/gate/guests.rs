@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{GateError, World, facts};
 use crate::decision::{Decision, Facts, Outcome, PolicyRef, Verdict};
+use crate::metrics;
 use crate::policy::manifest::OnError;
 use crate::policy::{Generation, Policy, PolicyError, Session};
 use crate::quota::TenantId;
@@ -48,7 +49,9 @@ impl<'a> Guests<'a> {
             Some((_, session)) => session,
             None => policy.session(),
         };
+        let asked = Instant::now();
         let verdict = session.decide(&facts);
+        metrics::evaluated(&policy.reference().name, asked.elapsed());
         self.session = Some((tenant.clone(), session));
         conclude(self.world, self.generation, policy, facts, verdict)
     }
@@ -90,6 +93,7 @@ fn conclude(
         Ok(verdict) => return Ok(Decision::new(facts, policy.reference().clone(), verdict, enforced)),
         Err(error) => error,
     };
+    metrics::policy_failed(&policy.reference().name, error.kind());
     tracing::error!(
         policy = &*policy.reference().name,
         kind = error.kind(),

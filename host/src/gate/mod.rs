@@ -25,6 +25,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::{Mutex, oneshot};
@@ -37,6 +38,7 @@ use self::recorder::Recorder;
 use self::reserve::{LaneState, ReserveJob};
 use crate::clock::Clock;
 use crate::decision::{Decision, PolicyRef, Request};
+use crate::metrics::{self, Mode};
 use crate::policy::{Folder, Generation, PolicyError};
 use crate::quota::{PoolId, ResourceType, TenantId};
 use crate::store::costs::{Cost, Recorded};
@@ -172,7 +174,11 @@ impl Gate {
     pub async fn check(&self, request: Request) -> Result<Arc<Decision>, GateError> {
         lines::asked(&request);
         let lane = &self.checks[self.lane(&request.tenant)];
-        let decision = send(lane, |reply| CheckJob { request: Arc::new(request), reply }).await?;
+        let (started, resource) = (Instant::now(), request.resource_type.clone());
+        let answer = send(lane, |reply| CheckJob { request: Arc::new(request), reply }).await;
+        let outcome = answer.as_ref().ok().map(|decision: &Arc<Decision>| &decision.outcome);
+        metrics::decided(resource.as_str(), outcome, Mode::Check, started.elapsed());
+        let decision = answer?;
         lines::decided(&decision);
         Ok(decision)
     }
@@ -184,8 +190,17 @@ impl Gate {
     pub async fn reserve(&self, request: Request, ttl: TimeDelta, body: Arc<str>) -> Result<Reserved, GateError> {
         lines::asked(&request);
         let lane = &self.money[self.lane(&request.tenant)];
+        let (started, resource) = (Instant::now(), request.resource_type.clone());
         let job = |reply| MoneyJob::Reserve(ReserveJob { request: Arc::new(request), ttl, body, reply });
-        let reserved = send(lane, job).await?;
+        let answer = send(lane, job).await;
+        let outcome = match &answer {
+            Ok(Reserved::Decided { decision, .. }) => Some(&decision.outcome),
+            // Not decided now.
+            Ok(Reserved::Repeated(_)) => return answer,
+            Err(_) => None,
+        };
+        metrics::decided(resource.as_str(), outcome, Mode::Reserve, started.elapsed());
+        let reserved = answer?;
         if let Reserved::Decided { decision, .. } = &reserved {
             lines::decided(decision);
         }

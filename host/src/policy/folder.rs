@@ -242,7 +242,9 @@ impl Folder {
     /// are no error here: the generation's [`statuses`](Generation::statuses) tell.
     pub fn reload(&self, now: DateTime<Utc>) -> Result<Arc<Generation>, PolicyError> {
         let _one_at_a_time = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = Arc::new(read(&self.dir, &self.engine, Some(&self.generation()), now)?);
+        let next = read(&self.dir, &self.engine, Some(&self.generation()), now);
+        crate::metrics::reloaded(next.as_ref().is_ok_and(|next| next.refused() == 0));
+        let next = Arc::new(next?);
         self.current.store(next.clone());
         Ok(next)
     }

@@ -10,6 +10,7 @@ pub mod costs;
 pub mod decisions;
 pub mod embedded;
 pub mod ledger;
+pub mod outlook;
 pub mod quotas;
 pub mod reservations;
 pub mod subjects;
@@ -20,6 +21,8 @@ use sqlx::migrate::Migrator;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection, PgPool, Postgres};
+
+use crate::metrics::StoreGauges;
 
 const SCHEMA: &str = "copilot_internal";
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
@@ -110,6 +113,21 @@ impl Store {
     pub async fn ping(&self) -> Result<(), StoreError> {
         sqlx::query("SELECT 1").execute(&self.pool).await?;
         Ok(())
+    }
+
+    /// What only the store knows, for metrics.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn gauges(&self) -> Result<StoreGauges, StoreError> {
+        let (held, due): (i64, i64) = sqlx::query_as(
+            "SELECT (SELECT count(*) FROM copilot_internal.reservations WHERE state = 'held'),
+                    (SELECT count(*) FROM copilot_internal.alert_deliveries WHERE state = 'due')",
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        let count = |count| u64::try_from(count).unwrap_or_default();
+        Ok(StoreGauges { reservations_held: count(held), alerts_due: count(due) })
     }
 
     /// Closes every connection, after what is in flight on it.

@@ -14,12 +14,15 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
-use crate::alert::{Channel, Channels, Extras, Kind, Notice, SendError, Subject};
+use crate::alert::{Channel, Channels, Extras, Kind, Notice, SendError, Share, Subject, Summary};
 use crate::clock::Clock;
 use crate::gate::Enforcement;
+use crate::metrics;
+use crate::money::Money;
 use crate::period::Period;
 use crate::quota::ResourceType;
 use crate::store::alerts::{Alert, Claimed};
+use crate::store::outlook::Spent;
 use crate::store::{Store, StoreError};
 
 const EVERY: Duration = Duration::from_secs(1);
@@ -32,6 +35,10 @@ const LONGEST_PAUSE: TimeDelta = TimeDelta::minutes(15);
 /// With these pauses, a little more than a day.
 const MOST_ATTEMPTS: i32 = 100;
 const ROWS_AT_ONCE: i64 = 200;
+/// Predictions and summaries read many rows, and are no matter of seconds.
+const TICKS_TO_LOOK: u32 = 15;
+/// A summary that nobody has made by then is no news.
+const SUMMARY_IS_NEWS: TimeDelta = TimeDelta::hours(48);
 /// Messages in one tick; Slack takes one a second.
 const AT_ONCE: u32 = 20;
 
@@ -59,7 +66,7 @@ pub async fn run(store: Store, clock: Clock, alerting: Arc<Alerting>, stopped: w
         tasks.spawn(sender.run(stopped.clone()));
     }
     let names: Vec<&'static str> = used.iter().map(|channel| channel.as_str()).collect();
-    tasks.spawn(prepare(store, clock, names, stopped));
+    tasks.spawn(prepare(store, clock, names, alerting.extras, stopped));
     while let Some(ended) = tasks.join_next().await {
         if let Err(panic) = ended {
             tracing::error!(reason = %panic, "A sender of alerts ended early");
@@ -67,15 +74,26 @@ pub async fn run(store: Store, clock: Clock, alerting: Arc<Alerting>, stopped: w
     }
 }
 
-/// Makes deliveries, and closes incidents.
-async fn prepare(store: Store, clock: Clock, channels: Vec<&'static str>, mut stopped: watch::Receiver<bool>) {
+/// Makes deliveries and closes incidents; now and then looks ahead and back.
+async fn prepare(
+    store: Store,
+    clock: Clock,
+    channels: Vec<&'static str>,
+    extras: Extras,
+    mut stopped: watch::Receiver<bool>,
+) {
     let mut ticks = ticks();
-    loop {
+    for tick in 0_u32.. {
         tokio::select! {
             _ = ticks.tick() => {}
             () = is_stopped(&mut stopped) => return,
         }
         let now = clock.now();
+        if tick % TICKS_TO_LOOK == 0
+            && let Err(error) = look_ahead_and_back(&store, extras, now).await
+        {
+            tracing::warn!(reason = %error, "Predictions and summaries not made");
+        }
         if let Err(error) = store.route_alerts(&channels, now - STALE, ROWS_AT_ONCE).await {
             tracing::warn!(reason = %error, "Alerts not routed");
         }
@@ -85,6 +103,25 @@ async fn prepare(store: Store, clock: Clock, channels: Vec<&'static str>, mut st
             tracing::warn!(reason = %error, "Incidents that are over not closed");
         }
     }
+}
+
+/// Predictions for the open windows, and summaries of the week and month that are over.
+async fn look_ahead_and_back(store: &Store, extras: Extras, now: DateTime<Utc>) -> Result<(), StoreError> {
+    if extras.predicted {
+        store.predict(now).await?;
+    }
+    for period in [Period::Week, Period::Month] {
+        let is_wanted = if period == Period::Week { extras.weekly } else { extras.monthly };
+        let start = period.window(now).start;
+        if is_wanted
+            && now - start < SUMMARY_IS_NEWS
+            && let Some(over) = period.window_before(start)
+            && let Some(before) = period.window_before(over.start)
+        {
+            store.summarize(period, [before.start, over.start, start], now).await?;
+        }
+    }
+    Ok(())
 }
 
 fn ticks() -> tokio::time::Interval {
@@ -168,6 +205,7 @@ impl Sender {
         match sent {
             Ok(()) => {
                 self.store.delivered(&claimed, channel, self.clock.now()).await?;
+                metrics::alert(channel, "sent");
                 tracing::info!(channel, alert = %claimed.alert.id, "Alert sent");
                 Ok(Attempt::Done)
             }
@@ -182,6 +220,7 @@ impl Sender {
         let again_at =
             (claimed.attempt < MOST_ATTEMPTS).then(|| now + pause(claimed.attempt).max(asked.unwrap_or_default()));
         self.store.not_delivered(claimed, channel, again_at, &error.to_string()).await?;
+        metrics::alert(channel, if again_at.is_some() { "failed" } else { "gave_up" });
         tracing::warn!(
             channel,
             alert = %claimed.alert.id,
@@ -212,6 +251,7 @@ fn notice(claimed: &Claimed, enforcement: Enforcement) -> Option<Notice> {
     let kind = match claimed.alert.kind.as_str() {
         "threshold" => Kind::Threshold(subject(claimed, enforcement)?, claimed.alert.threshold),
         "predicted" => Kind::Predicted(subject(claimed, enforcement)?),
+        "summary" => Kind::Summary(summary(&claimed.alert)?),
         _ => return None,
     };
     Some(Notice { id, at: created_at, kind })
@@ -236,6 +276,26 @@ fn subject(claimed: &Claimed, enforcement: Enforcement) -> Option<Subject> {
         limit: alert.limit,
         spend: alert.spend,
         enforced: enforcement.of(&ResourceType::parse(&alert.resource_type).ok()?),
+    })
+}
+
+fn summary(alert: &Alert) -> Option<Summary> {
+    let period: Period = alert.period.parse().ok()?;
+    let told = Spent::read(alert.detail.as_deref()?)?;
+    let share = |name: String, nanos: i64, before: i64| Share {
+        name,
+        spend: Money::from_nanos(nanos),
+        before: Money::from_nanos(before),
+    };
+    Some(Summary {
+        period,
+        window: period.window(alert.window_start),
+        total: share("everybody".to_owned(), told.nanos, told.before_nanos),
+        most: told
+            .most
+            .into_iter()
+            .map(|most| share(format!("{} {}", most.scope_id, most.resource_type), most.nanos, most.before_nanos))
+            .collect(),
     })
 }
 
