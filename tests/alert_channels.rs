@@ -15,7 +15,7 @@ fn said(output: &Output) -> String {
 fn mail<'a>(port: &'a str, certificate: &'a str, password: &'a str) -> Vec<(&'a str, &'a str)> {
     vec![
         ("COST_ALERT_CHANNELS", "email"),
-        ("COST_ALERT_EMAIL_SMTP_HOST", "localhost"),
+        ("COST_ALERT_EMAIL_SMTP_HOST", "127.0.0.1"),
         ("COST_ALERT_EMAIL_SMTP_PORT", port),
         ("COST_ALERT_EMAIL_SMTP_USER", "ops"),
         ("COST_ALERT_EMAIL_SMTP_PASSWORD", password),

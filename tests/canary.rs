@@ -24,7 +24,7 @@ async fn no_secret_is_said_on_a_bad_day() {
         ("COST_ALERT_SLACK_WEBHOOK_URL", &hook),
         ("COST_ALERT_PAGERDUTY_ROUTING_KEY", CANARY),
         ("TOLLGATE_ALERT_PAGERDUTY_URL", &hook),
-        ("COST_ALERT_EMAIL_SMTP_HOST", "localhost"),
+        ("COST_ALERT_EMAIL_SMTP_HOST", "127.0.0.1"),
         ("COST_ALERT_EMAIL_SMTP_PORT", &port),
         ("COST_ALERT_EMAIL_SMTP_USER", "ops"),
         ("COST_ALERT_EMAIL_SMTP_PASSWORD", CANARY),

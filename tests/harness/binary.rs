@@ -40,7 +40,7 @@ pub fn tollgate(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
 
 /// A gate that serves.
 pub struct Binary {
-    child: Child,
+    child: Owned,
     pub url: String,
     /// What it said on stderr before it listened.
     pub said: String,
@@ -48,6 +48,17 @@ pub struct Binary {
     stdout: JoinHandle<String>,
     stderr: JoinHandle<String>,
     _home: Scratch,
+}
+
+/// Ends with its test, however that ends: a gate that is left over works on the databases of the next run.
+struct Owned(Child);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        // It has ended already, as a rule.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// A gate that has ended by itself.
@@ -89,7 +100,7 @@ impl Binary {
         let (url, said) = told.recv_timeout(PATIENCE).expect("a gate that starts or says why not");
         let url = url.unwrap_or_else(|| panic!("the gate did not start: {said}"));
         let client = reqwest::Client::builder().no_proxy().build().expect("a client");
-        Self { child, url, said, client, stdout, stderr, _home: home }
+        Self { child: Owned(child), url, said, client, stdout, stderr, _home: home }
     }
 
     pub async fn send(&self, method: &str, path: &str, body: Value) -> Answer {
@@ -105,13 +116,13 @@ impl Binary {
 
     /// The process's id.
     pub fn id(&self) -> i32 {
-        i32::try_from(self.child.id()).expect("a process id")
+        i32::try_from(self.child.0.id()).expect("a process id")
     }
 
     /// Ctrl-C, and the end.
     pub fn interrupt(mut self) -> Finished {
         kill(Pid::from_raw(self.id()), Signal::SIGINT).expect("a running gate");
-        let code = self.child.wait().expect("its end").code();
+        let code = self.child.0.wait().expect("its end").code();
         let said = self.stderr.join().expect("its stderr");
         let log: Vec<String> = self.stdout.join().expect("its stdout").lines().map(str::to_owned).collect();
         shows_no_secret(&said);
@@ -125,7 +136,7 @@ impl Binary {
 
     /// `kill -9`.
     pub fn kill(mut self) {
-        self.child.kill().expect("a running gate");
-        self.child.wait().expect("its end");
+        self.child.0.kill().expect("a running gate");
+        self.child.0.wait().expect("its end");
     }
 }

@@ -33,7 +33,7 @@ impl MailServer {
     pub async fn start() -> Self {
         let folder = Scratch::new();
         let CertifiedKey { cert, signing_key } =
-            rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
+            rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).expect("a certificate");
         folder.write("certificate.pem", cert.pem());
         let key = PrivatePkcs8KeyDer::from(signing_key.serialize_der());
         let config = ServerConfig::builder()

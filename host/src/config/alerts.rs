@@ -19,15 +19,15 @@ pub(super) fn read(values: &Values) -> Result<AlertConfig, ConfigError> {
         private: values.flag("alert_allow_private_addresses")?,
     };
     let names = values.text("alert_channels");
-    let named = list(names).filter(|name| *name != "none").map(str::parse).collect::<Result<Vec<Channel>, _>>();
-    let named = named.map_err(|fault| values.fault("alert_channels", format!("none, or a list: {fault}")))?;
+    let channels = list(names).filter(|name| *name != "none").map(str::parse).collect::<Result<Vec<Channel>, _>>();
+    let channels = channels.map_err(|fault| values.fault("alert_channels", format!("none, or a list: {fault}")))?;
     let slack = webhook(values, "alert_slack_webhook_url", &reach)?;
     let events = webhook(values, "alert_pagerduty_url", &reach)?;
     let key = values.set("alert_pagerduty_routing_key").map(Secret::new);
     let email = email(values)?;
     let wanted = |channel, key| values.fault(key, format!("required, since alert_channels names {channel}"));
     let mut settings = Settings { reach, ..Settings::default() };
-    for channel in named {
+    for channel in channels {
         match channel {
             Channel::Slack => {
                 let to = slack.clone().ok_or_else(|| wanted(channel, "alert_slack_webhook_url"))?;
