@@ -12,7 +12,7 @@ const KINDS: &str =
 
 async fn beside(host: &Host, alerts: Settings, extras: Extras) -> Host {
     let (clock, database) = (host.clock.clone(), Some(host.database.clone()));
-    Setup { clock, database, alerts, extras, ..Setup::default() }.start().await
+    Setup { clock, alerts, extras, database, ..Setup::default() }.start().await
 }
 
 async fn kinds(host: &Host, expected: &str) {
