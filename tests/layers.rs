@@ -9,7 +9,7 @@ use crate::harness::guests::repository;
 /// The rooms from the ground up. Rooms of one floor never use each other, but for the words, and for the top one,
 /// which wires the world.
 const FLOORS: [&[&str]; 6] = [
-    &["money", "clock", "period", "quota", "decision", "nearest"],
+    &["money", "clock", "period", "quota", "decision", "nearest", "metrics"],
     &["policy", "store", "alert", "spool"],
     &["gate"],
     &["worker"],
@@ -18,7 +18,7 @@ const FLOORS: [&[&str]; 6] = [
 ];
 
 /// What only some rooms may say, and which.
-const DOORS: [(&str, &[&str]); 15] = [
+const DOORS: [(&str, &[&str]); 16] = [
     ("sqlx::", &["store"]),
     ("wasmtime::", &["policy"]),
     ("wasmtime_wasi::", &["policy"]),
@@ -33,6 +33,7 @@ const DOORS: [(&str, &[&str]); 15] = [
     ("SystemTime::now", &["clock"]),
     ("reqwest::", &["alert"]),
     ("lettre::", &["alert"]),
+    ("rustls::", &["alert"]),
     ("notify::", &["policy"]),
 ];
 

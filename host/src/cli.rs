@@ -34,6 +34,9 @@ pub enum Command {
     /// List, set and delete quotas.
     #[command(subcommand)]
     Quota(QuotaCommand),
+    /// List alerts and their deliveries, and try a channel.
+    #[command(subcommand)]
+    Alert(AlertCommand),
     /// Build and test policies.
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -168,6 +171,40 @@ pub struct QuotaKeyArgs {
     pub resource_type: String,
     /// hour, day, week, month, lifetime
     pub period: String,
+}
+
+/// Alerts, on the store directly, and their channels.
+#[derive(Debug, Subcommand)]
+pub enum AlertCommand {
+    /// The alerts, newest first, and how their messages are on their way.
+    List {
+        /// Only this scope: tenant, user, pool, global.
+        #[arg(long)]
+        scope: Option<String>,
+        /// Only this scope id.
+        #[arg(long)]
+        scope_id: Option<String>,
+        /// Only alerts with a delivery in this state: due, sent, failed.
+        #[arg(long, value_parser = ["due", "sent", "failed"])]
+        state: Option<String>,
+        /// At most so many.
+        #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(i64).range(1..=1000))]
+        limit: i64,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        /// Where the store is.
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+    /// Send a test message.
+    Test {
+        /// slack, email or pagerduty; one that `alert_channels` names.
+        channel: String,
+        /// Configuration to read instead of ./tollgate.toml
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
 }
 
 /// Policies, without a store.

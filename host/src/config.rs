@@ -1,5 +1,7 @@
 //! Configuration: `tollgate.toml`, then the environment, then flags. The only place that reads the environment.
 
+mod alerts;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
@@ -8,18 +10,23 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use crate::alert::Reach;
 use crate::api::auth::{Access, Token, Transport};
 use crate::gate::{Enforcement, StoreFailure};
 use crate::money::Money;
 use crate::nearest;
 use crate::quota::TenantId;
 
+pub use self::alerts::AlertConfig;
+
 /// The file that is read where no other is named; it need not exist.
 pub const FILE: &str = "tollgate.toml";
 const PREFIX: &str = "TOLLGATE_";
+/// What the replaced system's variables of alerts begin with.
+const ALERT_PREFIX: &str = "COST_ALERT_";
 
 /// Every key of the file; each is `TOLLGATE_` and its upper case in the environment, and some are flags.
-const KEYS: [Key; 10] = [
+const KEYS: &[Key] = &[
     Key { name: "listen", default: Some("127.0.0.1:8080"), also: None },
     Key { name: "policies", default: None, also: None },
     Key { name: "data_dir", default: Some(".tollgate"), also: None },
@@ -30,6 +37,22 @@ const KEYS: [Key; 10] = [
     Key { name: "spool_mib", default: Some("256"), also: None },
     Key { name: "enforce_cost_quotas", default: Some("true"), also: Some("ENFORCE_COST_QUOTAS") },
     Key { name: "enforce_e2b_quotas", default: Some("true"), also: Some("ENFORCE_E2B_QUOTAS") },
+    Key { name: "alert_channels", default: Some("none"), also: Some("COST_ALERT_CHANNELS") },
+    Key { name: "alert_slack_webhook_url", default: None, also: Some("COST_ALERT_SLACK_WEBHOOK_URL") },
+    Key { name: "alert_email_smtp_host", default: None, also: Some("COST_ALERT_EMAIL_SMTP_HOST") },
+    Key { name: "alert_email_smtp_port", default: None, also: Some("COST_ALERT_EMAIL_SMTP_PORT") },
+    Key { name: "alert_email_smtp_user", default: None, also: Some("COST_ALERT_EMAIL_SMTP_USER") },
+    Key { name: "alert_email_smtp_password", default: None, also: Some("COST_ALERT_EMAIL_SMTP_PASSWORD") },
+    Key { name: "alert_email_smtp_security", default: Some("starttls"), also: Some("COST_ALERT_EMAIL_SMTP_SECURITY") },
+    Key { name: "alert_email_from", default: None, also: Some("COST_ALERT_EMAIL_FROM") },
+    Key { name: "alert_email_to", default: None, also: Some("COST_ALERT_EMAIL_TO") },
+    Key { name: "alert_pagerduty_routing_key", default: None, also: Some("COST_ALERT_PAGERDUTY_ROUTING_KEY") },
+    Key { name: "alert_pagerduty_url", default: Some("https://events.pagerduty.com/v2/enqueue"), also: None },
+    Key { name: "alert_allowed_hosts", default: Some(Reach::HOSTS), also: None },
+    Key { name: "alert_allow_private_addresses", default: Some("false"), also: None },
+    Key { name: "alert_predicted_exhaustion", default: Some("false"), also: None },
+    Key { name: "alert_weekly_summary", default: Some("false"), also: None },
+    Key { name: "alert_monthly_summary", default: Some("false"), also: None },
 ];
 
 struct Key {
@@ -83,6 +106,8 @@ pub struct Config {
     pub spool_mib: u64,
     /// Which resource types are enforced.
     pub enforcement: Enforcement,
+    /// What people are told, and how.
+    pub alerts: AlertConfig,
     /// Who may call what.
     pub access: Access,
     /// What the process was started in.
@@ -133,6 +158,35 @@ struct Value {
     origin: String,
 }
 
+/// Every key's value, and where it comes from.
+struct Values(BTreeMap<&'static str, Value>);
+
+impl Values {
+    /// The text of a key; empty where it has none.
+    fn text(&self, name: &str) -> &str {
+        self.0.get(name).map_or("", |value| value.text.as_str())
+    }
+
+    /// The text of a key that has one.
+    fn set(&self, name: &str) -> Option<&str> {
+        Some(self.text(name).trim()).filter(|text| !text.is_empty())
+    }
+
+    fn flag(&self, name: &str) -> Result<bool, ConfigError> {
+        match self.text(name) {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            other => Err(self.fault(name, format!("true or false, got {other:?}"))),
+        }
+    }
+
+    /// An error that names the key and where it was set.
+    fn fault(&self, name: &str, fault: impl fmt::Display) -> ConfigError {
+        let origin = self.0.get(name).map_or(name, |value| value.origin.as_str());
+        ConfigError::new(origin, format!("{name}: {fault}"))
+    }
+}
+
 impl Config {
     /// Reads the file (`named`, or `tollgate.toml` where it exists) and this process's environment; `flags` go over both.
     ///
@@ -179,16 +233,8 @@ impl Config {
                 values.insert(name, Value { text: text.clone(), origin });
             }
         }
-        let value = |name: &str| values.get(name).map_or("", |value| value.text.as_str());
-        let fault = |name: &str, fault: String| {
-            ConfigError::new(values.get(name).map_or(name, |value| value.origin.as_str()), format!("{name}: {fault}"))
-        };
-        let flag = |name: &str| match value(name) {
-            "true" => Ok(true),
-            "false" => Ok(false),
-            other => Err(fault(name, format!("true or false, got {other:?}"))),
-        };
-        let listen = listen(value("listen")).map_err(|problem| fault("listen", problem))?;
+        let values = Values(values);
+        let listen = listen(values.text("listen")).map_err(|problem| values.fault("listen", problem))?;
         let access = Access {
             app: app_tokens(environment)?,
             admin: secret(environment, ADMIN_TOKEN)?
@@ -199,30 +245,35 @@ impl Config {
                 Listen::Tcp(_) => Transport::Network,
             },
         };
-        let data_dir = PathBuf::from(value("data_dir"));
-        let bound = Money::parse(value("store_failure_bound_usd"))
-            .map_err(|problem| fault("store_failure_bound_usd", problem.to_string()))?;
-        let store_failure = match value("store_failure") {
+        let data_dir = PathBuf::from(values.text("data_dir"));
+        let bound = Money::parse(values.text("store_failure_bound_usd"))
+            .map_err(|problem| values.fault("store_failure_bound_usd", problem.to_string()))?;
+        let store_failure = match values.text("store_failure") {
             "open" => StoreFailure::Open,
             "bounded" => StoreFailure::Bounded(bound),
             "closed" => StoreFailure::Closed,
-            other => return Err(fault("store_failure", format!("open, bounded or closed, got {other:?}"))),
+            other => return Err(values.fault("store_failure", format!("open, bounded or closed, got {other:?}"))),
         };
-        let spool_mib = value("spool_mib").parse().ok().filter(|mib| (1..=1_048_576).contains(mib));
-        let spool_mib =
-            spool_mib.ok_or_else(|| fault("spool_mib", format!("1 to 1048576, got {:?}", value("spool_mib"))))?;
+        let spool_mib = values.text("spool_mib");
+        let spool_mib = (spool_mib.parse().ok().filter(|mib| (1..=1_048_576).contains(mib)))
+            .ok_or_else(|| values.fault("spool_mib", format!("1 to 1048576, got {spool_mib:?}")))?;
         Ok(Self {
             policies: values
+                .0
                 .get("policies")
                 .map_or_else(|| data_dir.join("policies"), |value| value.text.clone().into()),
             data_dir,
-            log_level: value("log_level").to_owned(),
-            database_url: values.get("database_url").map(|value| value.text.clone()).filter(|url| !url.is_empty()),
+            log_level: values.text("log_level").to_owned(),
+            database_url: values.0.get("database_url").map(|value| value.text.clone()).filter(|url| !url.is_empty()),
             store_failure,
             spool_mib,
-            enforcement: Enforcement { e2b: flag("enforce_e2b_quotas")?, others: flag("enforce_cost_quotas")? },
+            enforcement: Enforcement {
+                e2b: values.flag("enforce_e2b_quotas")?,
+                others: values.flag("enforce_cost_quotas")?,
+            },
             listen,
-            listen_origin: values.get("listen").map(|value| value.origin.clone()).unwrap_or_default(),
+            alerts: alerts::read(&values)?,
+            listen_origin: values.0.get("listen").map(|value| value.origin.clone()).unwrap_or_default(),
             access,
             surroundings,
         })
@@ -278,7 +329,13 @@ fn read_environment(
         };
         values.insert(key.name, Value { text: text.clone(), origin: variable.clone() });
     }
-    for key in &KEYS {
+    let also = || KEYS.iter().filter_map(|key| key.also);
+    for variable in environment.keys().filter(|variable| variable.starts_with(ALERT_PREFIX)) {
+        if !also().any(|known| known == variable) {
+            return Err(ConfigError::new(variable, format!("unknown variable{}", nearest::hint(variable, also()))));
+        }
+    }
+    for key in KEYS {
         if let Some((variable, text)) = key.also.and_then(|name| environment.get(name).map(|text| (name, text))) {
             values.insert(key.name, Value { text: text.clone(), origin: variable.to_owned() });
         }

@@ -5,11 +5,13 @@
 // words
 pub mod clock;
 pub mod decision;
+pub mod metrics;
 pub mod money;
 pub mod nearest;
 pub mod period;
 pub mod quota;
 // work rooms: they never import each other
+pub mod alert;
 pub mod policy;
 pub mod spool;
 pub mod store;

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use crate::api::{self, App};
 use crate::config::Listen;
 use crate::worker;
+use crate::worker::alerts::Alerting;
 
 /// How long requests in flight may take after the signal to stop.
 const GRACE: Duration = Duration::from_secs(7);
@@ -71,6 +72,7 @@ fn is_socket(path: &Path) -> bool {
 pub async fn serve(
     listener: Listener,
     app: Arc<App>,
+    alerting: Arc<Alerting>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let router = api::router(app.clone());
@@ -80,6 +82,8 @@ pub async fn serve(
     let is_migrated = !app.store.health().is_down();
     let watch = worker::watch_store(app.gate.clone(), app.store.clone(), is_migrated, stopped.clone());
     let watch = tokio::spawn(watch);
+    let alerts = worker::alerts::run(app.store.clone(), app.clock.clone(), alerting, stopped.clone());
+    let alerts = tokio::spawn(alerts);
     let signal = async move {
         shutdown.await;
         let _ = stop.send(true);
@@ -107,6 +111,9 @@ pub async fn serve(
     let last = async {
         if let Err(panic) = worker.await {
             tracing::error!(reason = %panic, "The worker ended early");
+        }
+        if let Err(panic) = alerts.await {
+            tracing::error!(reason = %panic, "The worker of alerts ended early");
         }
         app.gate.flush().await;
     };

@@ -1,6 +1,8 @@
 //! What happens without a request: what has expired is given back, and rows whose window is over are brought to the
 //! open one, so that readers of the tables see no stale spend.
 
+pub mod alerts;
+
 use std::sync::Arc;
 use std::time::Duration;
 

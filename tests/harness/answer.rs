@@ -16,7 +16,9 @@ impl Answer {
     pub async fn of(request: RequestBuilder) -> Self {
         let response = request.send().await.expect("an answer");
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        Self { status, headers, text: response.text().await.expect("a body") }
+        let text = response.text().await.expect("a body");
+        super::shows_no_secret(&format!("{headers:?} {text}"));
+        Self { status, headers, text }
     }
 
     #[track_caller]

@@ -69,6 +69,7 @@ impl Database {
 
     async fn copy_of(template: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
+        super::choose_cryptography();
         let name = format!("tollgate_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         run(&CLUSTER.options, &format!("CREATE DATABASE {name} TEMPLATE {template}")).await;
         Self(Arc::new(Named(name)))
@@ -81,7 +82,9 @@ impl Database {
     /// For `DATABASE_URL`.
     pub fn url(&self) -> String {
         let socket = CLUSTER.options.get_socket().expect("a socket").to_str().expect("a text").replace('/', "%2F");
-        format!("postgres://{}@{socket}/{}", CLUSTER.options.get_username(), self.0.0)
+        let user = CLUSTER.options.get_username();
+        // The server asks for no password; the gate has one to hide all the same.
+        format!("postgres://{user}:{}@{socket}/{}", super::CANARY, self.0.0)
     }
 
     /// Runs statements as they stand.

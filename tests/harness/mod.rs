@@ -4,7 +4,9 @@ mod answer;
 mod binary;
 mod cluster;
 pub mod guests;
+mod mail;
 mod patience;
+mod receiver;
 mod scratch;
 
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnectOptions;
 use tokio::sync::oneshot;
+use tollgate::alert::{Channels, Extras, Settings};
 use tollgate::api::App;
 use tollgate::api::auth::{Access, Transport};
 use tollgate::clock::Clock;
@@ -22,18 +25,37 @@ use tollgate::policy::Folder;
 use tollgate::server::{self, Listener};
 use tollgate::spool::Spool;
 use tollgate::store::Store;
+use tollgate::worker::alerts::Alerting;
 
 pub use self::answer::Answer;
 pub use self::binary::{Binary, tollgate};
 pub use self::cluster::Database;
+pub use self::mail::MailServer;
 pub use self::patience::{PATIENCE, until};
+pub use self::receiver::{Behaviour, Receiver};
 pub use self::scratch::Scratch;
 
 /// Where every clock stands at first: a Sunday at noon.
 pub const NOON: &str = "2026-01-04T12:00:00Z";
 
+/// Part of every secret of the tests: what contains it was not for showing.
+pub const CANARY: &str = "canary-7f3a9c";
+
+/// Every answer, log line and printed line of the tests comes through here.
+#[track_caller]
+pub fn shows_no_secret(text: &str) {
+    assert!(!text.contains(CANARY), "a secret is shown: {text}");
+}
+
 /// Both kinds of resource enforced.
 pub const ENFORCED: Enforcement = Enforcement { e2b: true, others: true };
+
+/// The tests' own HTTP clients ask the process which cryptography to use; the gate's are told. Called wherever a test
+/// begins: by its database and its folder.
+pub fn choose_cryptography() {
+    // It has been chosen before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
 
 /// An instant as tests write it.
 pub fn instant(text: &str) -> DateTime<Utc> {
@@ -66,6 +88,9 @@ pub struct Setup {
     pub access: Access,
     pub listen: Listen,
     pub policies: Arc<Folder>,
+    /// Where alerts go.
+    pub alerts: Settings,
+    pub extras: Extras,
     /// A new one where none is given.
     pub database: Option<Database>,
     pub store_failure: StoreFailure,
@@ -81,6 +106,8 @@ impl Default for Setup {
             access: Access { app: Vec::new(), admin: None, transport: Transport::Loopback },
             listen: Listen::Tcp(([127, 0, 0, 1], 0).into()),
             policies: guests::shipped(),
+            alerts: Settings::default(),
+            extras: Extras::default(),
             database: None,
             store_failure: StoreFailure::Open,
             through: None,
@@ -119,7 +146,9 @@ impl Setup {
         );
         let app = App { gate, store, policies: self.policies, clock: self.clock.clone(), access: self.access };
         let (stop, stopped) = oneshot::channel::<()>();
-        tokio::spawn(server::serve(listener, Arc::new(app), async move { drop(stopped.await) }));
+        let channels = Channels::open(&self.alerts).expect("channels");
+        let alerting = Alerting { channels, enforcement: self.enforcement, extras: self.extras };
+        tokio::spawn(server::serve(listener, Arc::new(app), Arc::new(alerting), async move { drop(stopped.await) }));
         let client = reqwest::Client::builder().no_proxy();
         let (client, url) = match address {
             Listen::Tcp(_) => (client, address.to_string()),

@@ -1,6 +1,7 @@
 //! HTTP: parse, call the gate, render.
 
 mod admin;
+mod alerts;
 pub mod auth;
 pub mod bare;
 mod denial;
@@ -11,9 +12,11 @@ mod input;
 mod reservations;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
@@ -27,8 +30,11 @@ use crate::policy::Folder;
 use crate::store::Store;
 
 pub use self::admin::QuotaView;
+pub use self::alerts::AlertView;
 
 const LARGEST_BODY: usize = 64 << 10;
+/// A store that says nothing for so long is down, as far as metrics are concerned.
+const STORE_IS_SILENT: Duration = Duration::from_secs(1);
 
 /// Everything that a request can touch.
 pub struct App {
@@ -67,12 +73,25 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/policies/{name}/rollback", post(admin::rollback))
         .route("/v1/decisions", get(admin::decisions))
         .route("/v1/decisions/{id}", get(admin::decision))
+        .route("/v1/alerts", get(alerts::alerts))
         .route("/livez", get(|| async { Json(json!({ "status": "ok" })) }))
         .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
         .fallback(|| async { ApiError::not_found("no such route") })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .with_state(app)
+}
+
+/// For Prometheus. No tenant is in it, so it wants no token.
+async fn metrics(State(app): State<Arc<App>>) -> Response {
+    let store = app.store.clone();
+    // In a task of its own, since a statement must not be cancelled.
+    let gauges = tokio::spawn(async move { store.guard(store.gauges()).await });
+    let gauges = tokio::time::timeout(STORE_IS_SILENT, gauges).await.ok().and_then(Result::ok).and_then(Result::ok);
+    let spool = app.gate.outages().spool();
+    let text = crate::metrics::text(gauges, spool.bytes(), spool.records());
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
 /// Whether it can answer as its mode says.

@@ -1,5 +1,6 @@
 //! The commands: wire the world and hand it over.
 
+mod alert;
 mod bench;
 mod policy;
 mod quota;
@@ -112,6 +113,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Dev { serve, sources } => serve::dev(serve, sources).await,
         Command::Serve(args) => serve::serve(args).await,
         Command::Migrate(args) => migrate(args).await,
+        Command::Alert(command) => alert::run(command).await,
         Command::Bench(args) => bench::run(args).await,
         Command::Quota(command) => quota::run(command).await,
         Command::Policy(command) => policy::run(command).await,

@@ -8,6 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
 use super::{Failure, external, shown, start_embedded};
+use crate::alert::Channels;
 use crate::api::App;
 use crate::cli::ServeArgs;
 use crate::clock::Clock;
@@ -20,6 +21,7 @@ use crate::spool::Spool;
 use crate::store::Store;
 use crate::store::embedded::Embedded;
 use crate::telemetry;
+use crate::worker::alerts::Alerting;
 
 /// Serves with policies that are built already.
 pub(super) async fn serve(args: ServeArgs) -> Result<(), Failure> {
@@ -133,7 +135,9 @@ async fn run_on(
     }
     let watching = watch(&policies, &clock)?;
     let app = Arc::new(App { gate, store: store.clone(), policies, clock, access: config.access.clone() });
-    let served = server::serve(listener, app, shutdown).await;
+    let channels = Channels::open(&config.alerts.settings).map_err(Failure::new)?;
+    let alerting = Arc::new(Alerting { channels, enforcement: config.enforcement, extras: config.alerts.extras });
+    let served = server::serve(listener, app, alerting, shutdown).await;
     watching.abort();
     store.close().await;
     served.map_err(|error| Failure::new(format!("the listener broke: {error}")))

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{GateError, World, facts};
 use crate::decision::{Decision, Facts, Outcome, PolicyRef, Verdict};
+use crate::metrics;
 use crate::policy::manifest::OnError;
 use crate::policy::{Generation, Policy, PolicyError, Session};
 use crate::quota::TenantId;
@@ -51,7 +52,9 @@ impl<'a> Guests<'a> {
             Some((_, session)) => session,
             None => policy.session(),
         };
+        let asked = Instant::now();
         let verdict = self.world.run_guest(tenant, || session.decide(&facts));
+        metrics::evaluated(&policy.reference().name, asked.elapsed());
         match &verdict {
             Ok(_) => self.world.breaker.succeeded(policy.reference(), tenant),
             Err(error) => self.world.breaker.failed(policy.reference(), tenant, error, facts.request.at),
@@ -97,6 +100,7 @@ fn conclude(
         Ok(verdict) => return Ok(Decision::new(facts, policy.reference().clone(), verdict, enforced)),
         Err(error) => error,
     };
+    metrics::policy_failed(&policy.reference().name, error.kind());
     // What is paused was not run; the breaker has told of it once.
     if !matches!(error, PolicyError::Paused(_)) {
         tracing::error!(

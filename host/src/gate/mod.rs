@@ -30,7 +30,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::{Mutex, oneshot};
@@ -48,6 +48,7 @@ use self::shadow::Shadow;
 use self::slow::Slow;
 use crate::clock::Clock;
 use crate::decision::{Decision, PolicyRef, Request};
+use crate::metrics::{self, Mode};
 use crate::policy::{Folder, Generation, PolicyError};
 use crate::quota::{PoolId, ResourceType, TenantId};
 use crate::store::costs::{Cost, Recorded};
@@ -77,7 +78,8 @@ pub struct Enforcement {
 }
 
 impl Enforcement {
-    fn of(self, resource_type: &ResourceType) -> bool {
+    /// Whether this type is.
+    pub fn of(self, resource_type: &ResourceType) -> bool {
         if resource_type.as_str() == ResourceType::E2B { self.e2b } else { self.others }
     }
 }
@@ -233,6 +235,14 @@ impl Gate {
     /// # Errors
     /// There is no decision; see [`GateError`].
     pub async fn check(&self, request: Request) -> Result<Arc<Decision>, GateError> {
+        let (started, resource) = (Instant::now(), request.resource_type.clone());
+        let decided = self.decide(request).await;
+        let outcome = decided.as_ref().ok().map(|decision| &decision.outcome);
+        metrics::decided(resource.as_str(), outcome, Mode::Check, started.elapsed());
+        decided
+    }
+
+    async fn decide(&self, request: Request) -> Result<Arc<Decision>, GateError> {
         lines::asked(&request);
         let request = Arc::new(request);
         if !self.world.is_down() {
@@ -254,6 +264,19 @@ impl Gate {
     /// # Errors
     /// There is no decision; see [`GateError`]. Where the store did not answer, money may have been set aside.
     pub async fn reserve(&self, request: Request, ttl: TimeDelta, body: Arc<str>) -> Result<Reserved, GateError> {
+        let (started, resource) = (Instant::now(), request.resource_type.clone());
+        let reserved = self.set_aside(request, ttl, body).await;
+        let outcome = match &reserved {
+            Ok(Reserved::Decided { decision, .. }) => Some(&decision.outcome),
+            // Not decided now.
+            Ok(Reserved::Repeated(_) | Reserved::Promised(_)) => return reserved,
+            Err(_) => None,
+        };
+        metrics::decided(resource.as_str(), outcome, Mode::Reserve, started.elapsed());
+        reserved
+    }
+
+    async fn set_aside(&self, request: Request, ttl: TimeDelta, body: Arc<str>) -> Result<Reserved, GateError> {
         lines::asked(&request);
         let mut request = Arc::new(request);
         // Where the store was asked, it may know this reservation; where not, its id says that it does not.

@@ -4,12 +4,14 @@
 //! never divided, and never pass a float. Instants are arguments: the database's clock decides nothing.
 
 pub mod admission;
+pub mod alerts;
 pub mod bench;
 pub mod costs;
 pub mod decisions;
 pub mod embedded;
 pub mod health;
 pub mod ledger;
+pub mod outlook;
 pub mod quotas;
 pub mod replay;
 pub mod reservations;
@@ -25,6 +27,8 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection, PgPool};
 
 use self::health::Health;
+
+use crate::metrics::StoreGauges;
 
 const SCHEMA: &str = "copilot_internal";
 /// How long something waits for one of the pool's connections.
@@ -163,6 +167,21 @@ impl Store {
     pub async fn ping(&self) -> Result<(), StoreError> {
         sqlx::query("SELECT 1").execute(&self.pool).await?;
         Ok(())
+    }
+
+    /// What only the store knows, for metrics.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn gauges(&self) -> Result<StoreGauges, StoreError> {
+        let (held, due): (i64, i64) = sqlx::query_as(
+            "SELECT (SELECT count(*) FROM copilot_internal.reservations WHERE state = 'held'),
+                    (SELECT count(*) FROM copilot_internal.alert_deliveries WHERE state = 'due')",
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        let count = |count| u64::try_from(count).unwrap_or_default();
+        Ok(StoreGauges { reservations_held: count(held), alerts_due: count(due) })
     }
 
     /// Closes every connection, after what is in flight on it, unless that takes too long.

@@ -12,6 +12,7 @@ use sqlx::postgres::PgConnectOptions;
 
 use self::load::{Figures, Next, Turn, post};
 use super::Failure;
+use crate::alert::{Channels, Extras};
 use crate::api::auth::{Access, Transport};
 use crate::api::{App, bare};
 use crate::cli::BenchArgs;
@@ -23,6 +24,7 @@ use crate::server::{self, Listener};
 use crate::spool::Spool;
 use crate::store::Store;
 use crate::store::embedded::Embedded;
+use crate::worker::alerts::Alerting;
 
 const POOLED: usize = 100;
 
@@ -90,8 +92,9 @@ async fn measure_on(
     let policies = Arc::new(folder);
     let spool = Spool::open(&scratch.join("spool"), 1 << 20).map_err(|error| Failure::new(error.to_string()))?.0;
     let outages = Outages::new(StoreFailure::Closed, spool);
-    let gate =
-        Gate::start(store.clone(), policies.clone(), Enforcement { e2b: true, others: true }, clock.clone(), outages);
+    let enforcement = Enforcement { e2b: true, others: true };
+    let alerting = Alerting { channels: Channels::default(), enforcement, extras: Extras::default() };
+    let gate = Gate::start(store.clone(), policies.clone(), enforcement, clock.clone(), outages);
     let access = Access { app: Vec::new(), admin: None, transport: Transport::Loopback };
     let listen = Listen::Tcp(([127, 0, 0, 1], 0).into());
     let broken = |error| Failure::new(format!("the bench cannot listen: {error}"));
@@ -101,7 +104,7 @@ async fn measure_on(
     };
     let app = Arc::new(App { gate, store: store.clone(), policies, clock, access });
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let serving = tokio::spawn(server::serve(listener, app, async move { drop(stopped.await) }));
+    let serving = tokio::spawn(server::serve(listener, app, Arc::new(alerting), async move { drop(stopped.await) }));
     let bare = bare::serve().await.map_err(broken)?;
     let mut bench = Bench { plan, lines: Vec::new(), bare: Vec::new() };
     println!("{:<34} {:>5} {:>10} {:>10} {:>10} {:>8}", "WHAT", "CONN", "PER SECOND", "P50", "P99", "OF BARE");

@@ -146,7 +146,11 @@ impl Folder {
 
     fn scan(&self, memory: &mut Memory, now: DateTime<Utc>, asked_for: bool) -> Result<(), PolicyError> {
         let serving = self.generation();
-        let next = Scan { place: &self.place, serving: Some(&serving), now, asked_for }.run(memory)?;
+        let next = Scan { place: &self.place, serving: Some(&serving), now, asked_for }.run(memory);
+        if asked_for {
+            crate::metrics::reloaded(next.as_ref().is_ok_and(|next| next.refused() == 0));
+        }
+        let next = next?;
         self.current.store(Arc::new(next));
         Ok(())
     }

@@ -1,0 +1,209 @@
+//! Channels through the real binary: mail by STARTTLS, `alert test`, `alert list`, and what a setting must be.
+
+use std::process::Output;
+
+use serde_json::{Value, json};
+
+use crate::harness::{
+    Behaviour, Binary, CANARY, Database, Host, MailServer, Receiver, guests, llm_cost, tollgate, until,
+};
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+fn mail<'a>(port: &'a str, certificate: &'a str, password: &'a str) -> Vec<(&'a str, &'a str)> {
+    vec![
+        ("COST_ALERT_CHANNELS", "email"),
+        ("COST_ALERT_EMAIL_SMTP_HOST", "127.0.0.1"),
+        ("COST_ALERT_EMAIL_SMTP_PORT", port),
+        ("COST_ALERT_EMAIL_SMTP_USER", "ops"),
+        ("COST_ALERT_EMAIL_SMTP_PASSWORD", password),
+        ("COST_ALERT_EMAIL_FROM", "Tollgate <gate@example.com>"),
+        ("COST_ALERT_EMAIL_TO", "ops@example.com, owner@example.com"),
+        ("SSL_CERT_FILE", certificate),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crossing_becomes_mail_over_tls_with_a_login_after_the_server_was_busy() {
+    let (server, database) = (MailServer::start().await, Database::migrated().await);
+    server.then(&["451 later"]);
+    let (port, certificate, url) = (server.port(), server.certificate(), database.url());
+    let environment = [mail(&port, &certificate, CANARY), vec![("DATABASE_URL", url.as_str())]].concat();
+    let policies = guests::SHIPPED.to_str().expect("a text");
+    let gate = Binary::start(&["serve", "--listen", "127.0.0.1:0", "--policies", policies], &environment);
+    database.quota("tenant <b>Bcc:evil@example.com llm day", "10.00", "0").await;
+    let cost =
+        json!({ "tenantId": "<b>Bcc:evil@example.com", "resourceType": "llm", "costId": "c", "actualCostUsd": "8" });
+    gate.send("POST", "/v1/costs", cost).await.expect_status(200);
+    until("the mail has come", || async { !server.messages().is_empty() }).await;
+    let state = "SELECT state || ' ' || attempts FROM copilot_internal.alert_deliveries";
+    until("it is sent", || async { database.value(state).await == "sent 2" }).await;
+    let message = server.messages().remove(0);
+    let id = database.value("SELECT id::text FROM copilot_internal.alerts").await;
+    for fragment in [
+        &format!("Message-ID: <{id}@example.com>\r\n"),
+        "From: \"Tollgate\" <gate@example.com>\r\n",
+        "To: ops@example.com, owner@example.com\r\n",
+        "text/plain",
+        "text/html",
+        "&lt;b&gt;Bcc:evil",
+    ] {
+        let head = message.replace("From: Tollgate <", "From: \"Tollgate\" <");
+        assert!(head.contains(fragment), "{fragment}: {message}");
+    }
+    assert!(!message.contains("\r\nBcc:"), "{message}");
+    let commands = server.commands();
+    let login = commands.iter().find(|line| line.contains("AUTH")).expect("a login");
+    // \0ops\0canary-7f3a9c
+    assert_eq!(login, "tls AUTH PLAIN AG9wcwBjYW5hcnktN2YzYTlj");
+    assert!(!commands.iter().any(|line| line.starts_with("plain MAIL")), "{commands:?}");
+    let log = gate.interrupt().log.join("\n");
+    assert!(log.contains("the mail server answered 451") && !log.contains(CANARY), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mail_goes_to_no_server_whose_certificate_is_not_trusted() {
+    let server = MailServer::start().await;
+    let port = server.port();
+    let environment = mail(&port, "/nowhere.pem", CANARY);
+    let output = tollgate(&["alert", "test", "email"], &environment);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(
+        said(&output).contains("error: email: no mail over this connection: invalid peer certificate"),
+        "{}",
+        said(&output)
+    );
+    assert!(!server.commands().iter().any(|line| line.contains("AUTH")), "{:?}", server.commands());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_can_be_tried_and_says_what_is_wrong() {
+    let (receiver, server) = (Receiver::start().await, MailServer::start().await);
+    let (url, port, certificate) = (receiver.url(), server.port(), server.certificate());
+    let environment = [
+        mail(&port, &certificate, CANARY),
+        vec![
+            ("COST_ALERT_CHANNELS", "slack, email,pagerduty"),
+            ("COST_ALERT_SLACK_WEBHOOK_URL", &url),
+            ("COST_ALERT_PAGERDUTY_ROUTING_KEY", CANARY),
+            ("TOLLGATE_ALERT_PAGERDUTY_URL", &url),
+            ("TOLLGATE_ALERT_ALLOWED_HOSTS", "127.0.0.1"),
+            ("TOLLGATE_ALERT_ALLOW_PRIVATE_ADDRESSES", "true"),
+        ],
+    ]
+    .concat();
+    for channel in ["slack", "email", "pagerduty"] {
+        let output = tollgate(&["alert", "test", channel], &environment);
+        assert_eq!(said(&output), format!("Sent a test message to {channel}.\n"));
+    }
+    let actions: Vec<Value> = receiver.bodies().iter().map(|body| body["event_action"].clone()).collect();
+    assert_eq!(actions, [Value::Null, json!("trigger"), json!("resolve")]);
+    assert!(server.messages()[0].contains("Subject: A test message from Tollgate"), "{:?}", server.messages());
+    receiver.then(&[Behaviour::Answer(404, "", CANARY)]);
+    server.then(&["550 no"]);
+    for (channel, fragment) in [
+        ("slack", "error: slack: answered 404: the address or key is not valid there\nhint: "),
+        ("email", "error: email: the mail server answered 550: it does not accept this sender or recipient\nhint: "),
+    ] {
+        let output = tollgate(&["alert", "test", channel], &environment);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(said(&output).starts_with(fragment), "{}", said(&output));
+    }
+    let output = tollgate(&["alert", "test", "slack"], &[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said(&output).starts_with("error: alert_channels does not name slack\nhint: "), "{}", said(&output));
+}
+
+#[test]
+fn a_setting_of_alerts_that_does_not_hold_is_named_and_never_repeated() {
+    let slack = ("COST_ALERT_CHANNELS", "slack");
+    for (environment, fragment) in [
+        (vec![("COST_ALERT_CHANNELS", "slak")], "COST_ALERT_CHANNELS: alert_channels: none, or a list: one of slack"),
+        (
+            vec![slack, ("COST_ALERT_SLACK_WEBHOOK_URL", "")],
+            "alert_slack_webhook_url: required, since alert_channels names slack",
+        ),
+        (
+            vec![("COST_ALERT_SLACK_WEBOOK_URL", CANARY)],
+            "unknown variable, did you mean \"COST_ALERT_SLACK_WEBHOOK_URL\"?",
+        ),
+        (
+            vec![("COST_ALERT_SLACK_WEBHOOK_URL", "https://example.com/canary-7f3a9c")],
+            "COST_ALERT_SLACK_WEBHOOK_URL: alert_slack_webhook_url: the host example.com is not in alert_allowed_hosts",
+        ),
+        (vec![("COST_ALERT_SLACK_WEBHOOK_URL", CANARY)], "an address such as https://hooks.slack.com/services/…"),
+        (
+            vec![
+                ("TOLLGATE_ALERT_EMAIL_SMTP_HOST", "mail.example.com"),
+                ("COST_ALERT_EMAIL_SMTP_PASSWORD", CANARY),
+                ("COST_ALERT_EMAIL_SMTP_USER", ""),
+            ],
+            "alert_email_smtp_user: required, since there is a password",
+        ),
+        (
+            vec![
+                ("TOLLGATE_ALERT_EMAIL_SMTP_HOST", "mail.example.com"),
+                ("COST_ALERT_EMAIL_SMTP_SECURITY", "none"),
+                ("COST_ALERT_EMAIL_SMTP_USER", "ops"),
+            ],
+            "alert_email_smtp_security: starttls or tls; none is for a mail server on this machine",
+        ),
+    ] {
+        let output = tollgate(&["alert", "test", "slack"], &environment);
+        assert_eq!(output.status.code(), Some(2), "{}", said(&output));
+        assert!(said(&output).contains(fragment) && !said(&output).contains(CANARY), "{fragment}: {}", said(&output));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn alerts_and_their_deliveries_are_listed() {
+    let host = Host::start().await;
+    host.database.quota("tenant acme-corp llm day", "10.00", "0").await;
+    host.database.quota("tenant globex llm day", "10.00", "0").await;
+    host.cost(llm_cost("c-1", "8.00")).await;
+    host.at("2026-01-04T12:00:01Z");
+    let globex = json!({ "tenantId": "globex", "resourceType": "llm", "costId": "c", "actualCostUsd": "9.00" });
+    host.cost(globex).await;
+    host.database
+        .run(
+            "INSERT INTO copilot_internal.alert_deliveries (alert_id, channel, state, attempts, due_at, last_error)
+             SELECT id, 'slack', 'due', 3, '2026-01-04 12:05:00Z', 'answered 500' FROM copilot_internal.alerts WHERE scope_id = 'acme-corp'",
+        )
+        .await;
+    let listed = host.get("/v1/alerts").await.expect_status(200);
+    let who: Vec<Value> =
+        listed.at("/alerts").as_array().expect("a list").iter().map(|alert| alert["scopeId"].clone()).collect();
+    assert_eq!(who, ["globex", "globex", "acme-corp"]);
+    let one = host.get("/v1/alerts?state=due&scope=tenant&since=2026-01-04T12:00:00Z&limit=5").await.expect_status(200);
+    let mut alert = one.at("/alerts/0");
+    alert["id"] = json!("…");
+    let expected = json!({
+        "id": "…", "kind": "threshold", "scope": "tenant", "scopeId": "acme-corp", "resourceType": "llm", "period": "day",
+        "windowStart": "2026-01-04T00:00:00Z", "threshold": 80, "limitUsd": 10.0, "spendUsd": 8.0,
+        "createdAt": "2026-01-04T12:00:00Z",
+        "deliveries": [{ "channel": "slack", "action": "trigger", "state": "due", "attempts": 3,
+                         "dueAt": "2026-01-04T12:05:00Z", "sentAt": null, "lastError": "answered 500" }],
+    });
+    assert_eq!(alert, expected);
+    assert!(one.text.contains(r#""limitUsd":10.00,"spendUsd":8.00"#), "{}", one.text);
+    for (query, field) in
+        [("scope=team", "scope"), ("state=lost", "state"), ("limit=0", "limit"), ("since=now", "since"), ("id=1", "id")]
+    {
+        let refused = host.get(&format!("/v1/alerts?{query}")).await.expect_status(400);
+        assert_eq!(refused.at("/field"), field);
+    }
+    let url = host.database.url();
+    let list =
+        |arguments: &[&str]| said(&tollgate(&[&["alert", "list"], arguments].concat(), &[("DATABASE_URL", &url)]));
+    assert_eq!(
+        list(&["--scope-id", "acme-corp"]),
+        "2026-01-04 12:00:00  tenant acme-corp llm a day: 80% of $10.00, $8.00 spent\n  \
+         slack: trigger due (3 attempts), next at 2026-01-04 12:05:00: answered 500\n"
+    );
+    assert!(list(&["--scope-id", "globex"]).contains("90% of $10.00, $9.00 spent\n  sent nowhere\n"));
+    let json: Value = serde_json::from_str(&list(&["--json", "--state", "due"])).expect("JSON");
+    assert_eq!(json[0]["deliveries"][0]["lastError"], "answered 500");
+    assert_eq!(list(&["--state", "failed"]), "No alerts.\n");
+}
