@@ -22,6 +22,7 @@ mod layers;
 mod locks;
 mod logs;
 mod model;
+mod operator;
 mod policies;
 mod power;
 mod reference;

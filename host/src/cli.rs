@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use chrono::{DateTime, Utc};
 use clap::{Args, Parser, Subcommand};
 
 /// The gate in front of your spending: quotas in PostgreSQL, decisions in WebAssembly policies.
@@ -34,6 +35,9 @@ pub enum Command {
     /// List, set and delete quotas.
     #[command(subcommand)]
     Quota(QuotaCommand),
+    /// Take tenants on board, look at them, change their tier, close them.
+    #[command(subcommand)]
+    Tenant(TenantCommand),
     /// Build and test policies.
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -133,6 +137,27 @@ pub enum QuotaCommand {
         #[command(flatten)]
         store: StoreArgs,
     },
+    /// Give a quota another limit for a time; it ends by itself.
+    Override {
+        /// Which one.
+        #[command(flatten)]
+        key: QuotaKeyArgs,
+        /// USD that may be spent in a window meanwhile, such as 75.00.
+        #[arg(required_unless_present = "end")]
+        limit: Option<String>,
+        /// When it ends, such as 2026-01-04T18:00:00Z.
+        #[arg(long, value_name = "INSTANT", required_unless_present = "end")]
+        until: Option<DateTime<Utc>>,
+        /// Why; for the audit table.
+        #[arg(long, value_name = "TEXT", required_unless_present = "end")]
+        reason: Option<String>,
+        /// End it now.
+        #[arg(long, conflicts_with_all = ["limit", "until"])]
+        end: bool,
+        /// Where the store is.
+        #[command(flatten)]
+        store: StoreArgs,
+    },
     /// Delete a quota. Without any quota a resource is unlimited.
     Delete {
         /// Which one.
@@ -142,6 +167,80 @@ pub enum QuotaCommand {
         #[command(flatten)]
         store: StoreArgs,
     },
+}
+
+/// Tenants, on the store directly.
+#[derive(Debug, Subcommand)]
+pub enum TenantCommand {
+    /// Create a tenant and all quotas of its tier, in one step. Safe to repeat: what is there stays.
+    Onboard {
+        /// Who: 1 to 128 characters.
+        tenant: String,
+        /// free, pro, enterprise, or another template of tollgate.toml.
+        #[arg(long)]
+        tier: String,
+        /// A pool that it shares with other tenants.
+        #[arg(long)]
+        pool: Option<String>,
+        /// How it is done.
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+    /// All that support needs, on one screen.
+    Show {
+        /// Who.
+        tenant: String,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        /// Where the store is.
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+    /// Every tenant, and which of its quotas are missing.
+    List {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        /// Where the store is.
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+    /// Give a tenant another tier and the limits of its template; what is spent stays.
+    SetTier {
+        /// Who.
+        tenant: String,
+        /// free, pro, enterprise, or another template of tollgate.toml.
+        tier: String,
+        /// Change no quota that is there.
+        #[arg(long)]
+        keep_quotas: bool,
+        /// How it is done.
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+    /// Close a tenant: limits that allow nothing. Its books stay, and without quotas it would be unlimited.
+    Offboard {
+        /// Who.
+        tenant: String,
+        /// How it is done.
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+}
+
+/// How a change of a tenant is done.
+#[derive(Debug, Args)]
+pub struct ChangeArgs {
+    /// Show the plan and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Why; for the audit table.
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+    /// Where the store is.
+    #[command(flatten)]
+    pub store: StoreArgs,
 }
 
 /// What makes a quota the one it is.

@@ -23,3 +23,4 @@ pub mod commands;
 pub mod config;
 pub mod server;
 pub mod telemetry;
+pub mod tiers;

@@ -40,7 +40,9 @@ pub async fn serve_limitador() -> io::Result<SocketAddr> {
             let context = Context::from(std::collections::HashMap::from([("tenantId".to_owned(), tenant)]));
             let checked = limiter.check_rate_limited_and_update(&"llm".into(), &context, 1);
             let allowed = checked.is_ok_and(|checked| !checked.limited);
-            Json(json!({ "allowed": allowed, "tenantId": request["tenantId"], "resourceType": request["resourceType"] }))
+            Json(
+                json!({ "allowed": allowed, "tenantId": request["tenantId"], "resourceType": request["resourceType"] }),
+            )
         }
     };
     spawn(Router::new().route("/v1/check", post(handler))).await

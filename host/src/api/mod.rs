@@ -1,6 +1,7 @@
 //! HTTP: parse, call the gate, render.
 
 mod admin;
+mod audit;
 pub mod auth;
 pub mod bare;
 mod denial;
@@ -8,6 +9,7 @@ mod details;
 mod error;
 mod gate;
 mod input;
+mod overrides;
 mod reservations;
 
 use std::sync::Arc;
@@ -27,6 +29,8 @@ use crate::policy::Folder;
 use crate::store::Store;
 
 pub use self::admin::QuotaView;
+pub use self::audit::AuditView;
+pub use self::overrides::reason;
 
 const LARGEST_BODY: usize = 64 << 10;
 
@@ -59,12 +63,17 @@ pub fn router(app: Arc<App>) -> Router {
             "/v1/quotas/{scope}/{scope_id}/{resource_type}/{period}",
             put(admin::put_quota).delete(admin::delete_quota),
         )
+        .route(
+            "/v1/quotas/{scope}/{scope_id}/{resource_type}/{period}/override",
+            post(overrides::put_override).delete(overrides::delete_override),
+        )
         .route("/v1/tenants", get(admin::tenants))
         .route("/v1/tenants/{tenant_id}", get(admin::tenant).put(admin::put_tenant).delete(admin::delete_tenant))
         .route("/v1/policies", get(admin::policies))
         .route("/v1/policies/reload", post(admin::reload))
         .route("/v1/decisions", get(admin::decisions))
         .route("/v1/decisions/{id}", get(admin::decision))
+        .route("/v1/audit", get(audit::audit))
         .route("/livez", get(|| async { Json(json!({ "status": "ok" })) }))
         .route("/readyz", get(ready))
         .fallback(|| async { ApiError::not_found("no such route") })

@@ -4,11 +4,15 @@
 //! never divided, and never pass a float. Instants are arguments: the database's clock decides nothing.
 
 pub mod admission;
+pub mod audit;
 pub mod bench;
 pub mod costs;
 pub mod decisions;
 pub mod embedded;
+pub mod inspect;
 pub mod ledger;
+pub mod onboarding;
+pub mod overrides;
 pub mod quotas;
 pub mod reservations;
 pub mod subjects;

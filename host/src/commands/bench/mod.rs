@@ -100,7 +100,12 @@ async fn measure_on(config: &Config, options: PgConnectOptions, plan: &Plan) -> 
     bench.database(&store, "durable UPDATE of one row (sqlx)", crate::store::bench::update_one).await?;
     bench.load("bare axum handler", bare, &[200], &check_one())?;
     #[cfg(feature = "limitador")]
-    bench.load("limitador behind axum, in memory", bare::serve_limitador().await.map_err(broken)?, &[200], &check_one())?;
+    bench.load(
+        "limitador behind axum, in memory",
+        bare::serve_limitador().await.map_err(broken)?,
+        &[200],
+        &check_one(),
+    )?;
     for (what, statuses, next) in loads(plan.tenants) {
         bench.load(&what, address, statuses, &next)?;
     }
