@@ -30,6 +30,8 @@ pub enum Command {
     Serve(ServeArgs),
     /// Bring the database to this version, taking over the tables of the replaced system.
     Migrate(StoreArgs),
+    /// Check configuration, database, policies and tenants, and say what to do; changes nothing.
+    Doctor(DoctorArgs),
     /// Measure the gate on this machine, beside a bare web server and a bare database.
     Bench(BenchArgs),
     /// List, set and delete quotas.
@@ -69,6 +71,23 @@ pub struct StoreArgs {
     /// Configuration to read instead of ./tollgate.toml
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+/// What `doctor` looks at.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// The policy folder [default: policies in the data directory]
+    #[arg(long, value_name = "DIR")]
+    pub policies: Option<String>,
+    /// The address that is meant: 127.0.0.1:8080 or unix:PATH
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<String>,
+    /// As JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Where the store is.
+    #[command(flatten)]
+    pub store: StoreArgs,
 }
 
 /// What `bench` measures; it uses an embedded store of its own.

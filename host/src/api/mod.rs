@@ -3,6 +3,7 @@
 mod admin;
 mod audit;
 pub mod auth;
+mod authz;
 pub mod bare;
 mod denial;
 mod details;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{any, get, post, put};
 use axum::{Json, Router};
 use serde_json::json;
 
@@ -58,6 +59,9 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/reservations/{id}/release", post(reservations::release))
         .route("/v1/reservations/{id}/extend", post(reservations::extend))
         .route("/v1/costs", post(gate::costs))
+        .route("/v1/authz", get(authz::authz).post(authz::authz))
+        .route("/v1/authz/", any(authz::below))
+        .route("/v1/authz/{*path}", any(authz::below))
         .route("/v1/quotas", get(admin::quotas))
         .route(
             "/v1/quotas/{scope}/{scope_id}/{resource_type}/{period}",

@@ -1,6 +1,7 @@
 //! The commands: wire the world and hand it over.
 
 mod bench;
+mod doctor;
 mod policy;
 mod quota;
 mod serve;
@@ -105,6 +106,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Dev { serve, sources } => serve::dev(serve, sources).await,
         Command::Serve(args) => serve::serve(args).await,
         Command::Migrate(args) => migrate(args).await,
+        Command::Doctor(args) => doctor::run(args).await,
         Command::Bench(args) => bench::run(args).await,
         Command::Quota(command) => quota::run(command).await,
         Command::Tenant(command) => tenant::run(command).await,

@@ -187,11 +187,11 @@ pub async fn inspect(options: &PgConnectOptions) -> Result<Setup, StoreError> {
         .map(|migration| format!("{:04} {}", migration.version, migration.description))
         .collect();
     let denied: Vec<String> = sqlx::query_scalar(
-        "SELECT c.relname || ': ' || needed.right
-         FROM pg_class c, (VALUES ('SELECT'), ('INSERT'), ('UPDATE'), ('DELETE')) AS needed (right)
+        "SELECT c.relname || ': ' || needed.privilege
+         FROM pg_class c, (VALUES ('SELECT'), ('INSERT'), ('UPDATE'), ('DELETE')) AS needed (privilege)
          WHERE c.relnamespace = to_regnamespace($1) AND c.relkind IN ('r', 'p')
            AND c.relname IN ('cost_quotas', 'cost_quota_periods', 'tenants', 'reservations', 'cost_records', 'decisions', 'alerts')
-           AND NOT has_table_privilege(c.oid, needed.right)
+           AND NOT has_table_privilege(c.oid, needed.privilege)
          ORDER BY 1",
     )
     .bind(SCHEMA)
