@@ -24,6 +24,7 @@ mod layers;
 mod locks;
 mod logs;
 mod model;
+mod openapi;
 mod operator;
 mod policies;
 mod power;

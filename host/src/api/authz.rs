@@ -61,16 +61,18 @@ async fn decide(
     };
     let shape = Shape::new(format.as_deref(), false, headers)?;
     let tenant = header(headers, TENANT, TenantId::parse)?.ok_or_else(|| ApiError::invalid(TENANT, "required"))?;
+    let in_header = header(headers, RESOURCE_TYPE, ResourceType::parse)?;
     let resource_type = match resource_type {
         Some(text) => Some(ResourceType::parse(&text).map_err(|fault| ApiError::invalid("resourceType", fault))?),
-        None => header(headers, RESOURCE_TYPE, ResourceType::parse)?,
+        None => in_header,
     };
     let resource_type = resource_type.map_or_else(|| ResourceType::parse(ResourceType::LLM), Ok);
     let resource_type = resource_type.map_err(ApiError::internal)?;
     let money = |text: &str| Money::parse(text).map_err(|fault| fault.to_string());
+    let in_header = header(headers, ESTIMATE, money)?;
     let estimate = match estimate {
         Some(text) => Some(money(&text).map_err(|fault| ApiError::invalid("estimatedCostUsd", fault))?),
-        None => header(headers, ESTIMATE, money)?,
+        None => in_header,
     };
     let request = Request {
         id: uuid_at(now),

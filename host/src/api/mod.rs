@@ -78,12 +78,18 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/decisions", get(admin::decisions))
         .route("/v1/decisions/{id}", get(admin::decision))
         .route("/v1/audit", get(audit::audit))
+        .route("/openapi.json", get(openapi))
         .route("/livez", get(|| async { Json(json!({ "status": "ok" })) }))
         .route("/readyz", get(ready))
         .fallback(|| async { ApiError::not_found("no such route") })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .with_state(app)
+}
+
+/// Every route, for machines. `tests/openapi.rs` holds it against the router and against answers.
+async fn openapi() -> impl IntoResponse {
+    ([(axum::http::header::CONTENT_TYPE, "application/json")], include_str!("../../../docs/openapi.json"))
 }
 
 /// Whether it can answer: the store does.
