@@ -14,7 +14,7 @@ const FLOORS: [&[&str]; 6] = [
     &["gate"],
     &["worker"],
     &["api"],
-    &["server", "commands", "config", "cli", "telemetry", "main"],
+    &["server", "commands", "config", "cli", "telemetry", "tiers", "main"],
 ];
 
 /// What only some rooms may say, and which.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use chrono::{DateTime, Utc};
 use clap::{Args, Parser, Subcommand};
 
 /// The gate in front of your spending: quotas in PostgreSQL, decisions in WebAssembly policies.
@@ -29,6 +30,8 @@ pub enum Command {
     Serve(ServeArgs),
     /// Bring the database to this version, taking over the tables of the replaced system.
     Migrate(StoreArgs),
+    /// Check configuration, database, policies and tenants, and say what to do; changes nothing.
+    Doctor(DoctorArgs),
     /// Measure the gate on this machine, beside a bare web server and a bare database.
     Bench(BenchArgs),
     /// List, set and delete quotas.
@@ -37,6 +40,9 @@ pub enum Command {
     /// List alerts and their deliveries, and try a channel.
     #[command(subcommand)]
     Alert(AlertCommand),
+    /// Take tenants on board, look at them, change their tier, close them.
+    #[command(subcommand)]
+    Tenant(TenantCommand),
     /// Build and test policies.
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -81,6 +87,23 @@ pub struct StoreArgs {
     /// Configuration to read instead of ./tollgate.toml
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+}
+
+/// What `doctor` looks at.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// The policy folder [default: policies in the data directory]
+    #[arg(long, value_name = "DIR")]
+    pub policies: Option<String>,
+    /// The address that is meant: 127.0.0.1:8080 or unix:PATH
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<String>,
+    /// As JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Where the store is.
+    #[command(flatten)]
+    pub store: StoreArgs,
 }
 
 /// What `bench` measures; it uses an embedded store of its own.
@@ -149,6 +172,27 @@ pub enum QuotaCommand {
         #[command(flatten)]
         store: StoreArgs,
     },
+    /// Give a quota another limit for a time; it ends by itself.
+    Override {
+        /// Which one.
+        #[command(flatten)]
+        key: QuotaKeyArgs,
+        /// USD that may be spent in a window meanwhile, such as 75.00.
+        #[arg(required_unless_present = "end")]
+        limit: Option<String>,
+        /// When it ends, such as 2026-01-04T18:00:00Z.
+        #[arg(long, value_name = "INSTANT", required_unless_present = "end")]
+        until: Option<DateTime<Utc>>,
+        /// Why; for the audit table.
+        #[arg(long, value_name = "TEXT", required_unless_present = "end")]
+        reason: Option<String>,
+        /// End it now.
+        #[arg(long, conflicts_with_all = ["limit", "until"])]
+        end: bool,
+        /// Where the store is.
+        #[command(flatten)]
+        store: StoreArgs,
+    },
     /// Delete a quota. Without any quota a resource is unlimited.
     Delete {
         /// Which one.
@@ -158,6 +202,80 @@ pub enum QuotaCommand {
         #[command(flatten)]
         store: StoreArgs,
     },
+}
+
+/// Tenants, on the store directly.
+#[derive(Debug, Subcommand)]
+pub enum TenantCommand {
+    /// Create a tenant and all quotas of its tier, in one step. Safe to repeat: what is there stays.
+    Onboard {
+        /// Who: 1 to 128 characters.
+        tenant: String,
+        /// free, pro, enterprise, or another template of tollgate.toml.
+        #[arg(long)]
+        tier: String,
+        /// A pool that it shares with other tenants.
+        #[arg(long)]
+        pool: Option<String>,
+        /// How it is done.
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+    /// All that support needs, on one screen.
+    Show {
+        /// Who.
+        tenant: String,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        /// Where the store is.
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+    /// Every tenant, and which of its quotas are missing.
+    List {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        /// Where the store is.
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+    /// Give a tenant another tier and the limits of its template; what is spent stays.
+    SetTier {
+        /// Who.
+        tenant: String,
+        /// free, pro, enterprise, or another template of tollgate.toml.
+        tier: String,
+        /// Change no quota that is there.
+        #[arg(long)]
+        keep_quotas: bool,
+        /// How it is done.
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+    /// Close a tenant: limits that allow nothing. Its books stay, and without quotas it would be unlimited.
+    Offboard {
+        /// Who.
+        tenant: String,
+        /// How it is done.
+        #[command(flatten)]
+        change: ChangeArgs,
+    },
+}
+
+/// How a change of a tenant is done.
+#[derive(Debug, Args)]
+pub struct ChangeArgs {
+    /// Show the plan and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Why; for the audit table.
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+    /// Where the store is.
+    #[command(flatten)]
+    pub store: StoreArgs,
 }
 
 /// What makes a quota the one it is.

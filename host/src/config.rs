@@ -16,6 +16,7 @@ use crate::gate::{Enforcement, StoreFailure};
 use crate::money::Money;
 use crate::nearest;
 use crate::quota::TenantId;
+use crate::tiers::{self, Templates};
 
 pub use self::alerts::AlertConfig;
 
@@ -54,6 +55,10 @@ const KEYS: &[Key] = &[
     Key { name: "alert_weekly_summary", default: Some("false"), also: None },
     Key { name: "alert_monthly_summary", default: Some("false"), also: None },
 ];
+
+/// Keys whose values nobody is shown.
+const SECRETS: [&str; 4] =
+    ["database_url", "alert_slack_webhook_url", "alert_email_smtp_password", "alert_pagerduty_routing_key"];
 
 struct Key {
     name: &'static str,
@@ -110,8 +115,23 @@ pub struct Config {
     pub alerts: AlertConfig,
     /// Who may call what.
     pub access: Access,
+    /// What the tenants of each tier are given.
+    pub tiers: Templates,
+    /// Every value and where it comes from, for people.
+    pub settings: Vec<Setting>,
     /// What the process was started in.
     pub surroundings: Surroundings,
+}
+
+/// A value of the configuration, as people may see it.
+#[derive(Clone, Debug)]
+pub struct Setting {
+    /// The key.
+    pub name: &'static str,
+    /// The value; of one that holds a secret, only that it is set.
+    pub value: String,
+    /// `default`, the file, a variable, or a flag.
+    pub origin: String,
 }
 
 /// What the process was started in, besides its configuration.
@@ -225,7 +245,7 @@ impl Config {
             .iter()
             .filter_map(|key| Some((key.name, Value { text: key.default?.to_owned(), origin: "default".to_owned() })))
             .collect();
-        read_file(named, &mut values)?;
+        let tiers = read_file(named, &mut values)?;
         read_environment(environment, &mut values)?;
         for (name, text) in flags {
             if let Some(text) = text {
@@ -271,6 +291,8 @@ impl Config {
                 e2b: values.flag("enforce_e2b_quotas")?,
                 others: values.flag("enforce_cost_quotas")?,
             },
+            settings: settings(&values.0, environment),
+            tiers,
             listen,
             alerts: alerts::read(&values)?,
             listen_origin: values.0.get("listen").map(|value| value.origin.clone()).unwrap_or_default(),
@@ -280,17 +302,39 @@ impl Config {
     }
 }
 
-fn read_file(named: Option<&Path>, values: &mut BTreeMap<&'static str, Value>) -> Result<(), ConfigError> {
+/// Every key that has a value, and the tokens; a secret is only said to be there.
+fn settings(values: &BTreeMap<&'static str, Value>, environment: &BTreeMap<String, String>) -> Vec<Setting> {
+    let secret = |name: &str| SECRETS.contains(&name);
+    let keys = values.iter().map(|(name, value)| Setting {
+        name,
+        value: if secret(name) { "(set)".to_owned() } else { value.text.clone() },
+        origin: value.origin.clone(),
+    });
+    let tokens = [("app_token", APP_TOKEN), ("admin_token", ADMIN_TOKEN)].into_iter().filter_map(|(name, variable)| {
+        let origin = [variable.to_owned(), format!("{variable}_FILE")];
+        let origin = origin.into_iter().find(|variable| environment.contains_key(variable))?;
+        Some(Setting { name, value: "(set)".to_owned(), origin })
+    });
+    keys.chain(tokens).collect()
+}
+
+/// Reads the keys; tells the tier templates.
+fn read_file(named: Option<&Path>, values: &mut BTreeMap<&'static str, Value>) -> Result<Templates, ConfigError> {
     let path = named.unwrap_or(Path::new(FILE));
     let origin = path.display().to_string();
     let text = match fs::read_to_string(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound && named.is_none() => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound && named.is_none() => return Ok(tiers::built_in()),
         other => other.map_err(|error| ConfigError::new(&origin, error))?,
     };
     let table: toml::Table = text.parse().map_err(|error| ConfigError::new(&origin, error))?;
+    let mut templates = tiers::built_in();
     for (name, value) in table {
+        if let ("tiers", toml::Value::Table(tiers)) = (name.as_str(), &value) {
+            templates.extend(tiers::parse(tiers).map_err(|fault| ConfigError::new(&origin, fault))?);
+            continue;
+        }
         let Some(key) = KEYS.iter().find(|key| key.name == name) else {
-            let hint = nearest::hint(&name, KEYS.iter().map(|key| key.name));
+            let hint = nearest::hint(&name, KEYS.iter().map(|key| key.name).chain(["tiers"]));
             return Err(ConfigError::new(&origin, format!("unknown key {name:?}{hint}")));
         };
         let text = match value {
@@ -306,7 +350,7 @@ fn read_file(named: Option<&Path>, values: &mut BTreeMap<&'static str, Value>) -
         };
         values.insert(key.name, Value { text, origin: origin.clone() });
     }
-    Ok(())
+    Ok(templates)
 }
 
 fn read_environment(

@@ -26,3 +26,4 @@ pub mod commands;
 pub mod config;
 pub mod server;
 pub mod telemetry;
+pub mod tiers;

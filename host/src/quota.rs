@@ -187,6 +187,15 @@ pub struct QuotaKey {
     pub period: Period,
 }
 
+/// A limit that ends by itself: an override.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TemporaryLimit {
+    /// May be spent in a window.
+    pub limit: Money,
+    /// From then on the quota's own limit holds again.
+    pub until: DateTime<Utc>,
+}
+
 /// A quota as its row stands. [`QuotaRow::at`] tells what that means at an instant.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QuotaRow {
@@ -196,6 +205,8 @@ pub struct QuotaRow {
     pub key: QuotaKey,
     /// May be spent in a window.
     pub limit: Money,
+    /// Holds instead of `limit` for a time.
+    pub temporary: Option<TemporaryLimit>,
     /// Enforced by the host, whatever the policy says.
     pub hard_limit: Option<Money>,
     /// Settled in the row's window.
@@ -234,6 +245,11 @@ pub struct Quota {
 }
 
 impl QuotaRow {
+    /// The temporary limit, if it holds at `now`. The database has the same rule in `copilot_internal.limit_at`.
+    pub fn temporary_at(&self, now: DateTime<Utc>) -> Option<TemporaryLimit> {
+        self.temporary.filter(|temporary| now < temporary.until)
+    }
+
     /// The quota at `now`. Windows only move forward: a row that another host's clock has already
     /// moved on stays where it is.
     pub fn at(&self, now: DateTime<Utc>) -> Quota {
@@ -253,7 +269,7 @@ impl QuotaRow {
             id: self.id,
             key: self.key.clone(),
             window,
-            limit: self.limit,
+            limit: self.temporary_at(now).map_or(self.limit, |temporary| temporary.limit),
             hard_limit: self.hard_limit,
             spend: in_window(self.spend),
             held: in_window(self.held),
@@ -334,6 +350,7 @@ mod tests {
                 period,
             },
             limit: Money::from_nanos(50),
+            temporary: None,
             hard_limit: None,
             spend: Money::from_nanos(40),
             held: Money::from_nanos(5),
@@ -364,6 +381,15 @@ mod tests {
         let quota = row(Period::Day, Some("2026-01-05T00:00:00Z")).at(now);
         assert_eq!(quota.spend, Money::from_nanos(40));
         assert_eq!(quota.window.end, Some("2026-01-06T00:00:00Z".parse().expect("an instant")));
+    }
+
+    #[test]
+    fn a_temporary_limit_holds_until_its_last_instant_and_not_in_it() {
+        let until = "2026-01-04T18:00:00Z".parse().expect("an instant");
+        let limit = Money::from_nanos(75);
+        let row = QuotaRow { temporary: Some(TemporaryLimit { limit, until }), ..row(Period::Day, None) };
+        assert_eq!(row.at(until - chrono::TimeDelta::milliseconds(1)).limit, limit);
+        assert_eq!(row.at(until).limit, Money::from_nanos(50));
     }
 
     #[test]

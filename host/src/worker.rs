@@ -1,4 +1,4 @@
-//! What happens without a request: what has expired is given back, and rows whose window is over are brought to the
+//! What happens without a request: what has expired is given back, overrides that are over are taken away, and rows whose window is over are brought to the
 //! open one, so that readers of the tables see no stale spend.
 
 pub mod alerts;
@@ -38,6 +38,9 @@ pub async fn run(gate: Arc<Gate>, store: Store, clock: Clock, mut stopped: watch
         }
         if let Err(error) = expire(&gate).await {
             tracing::warn!(reason = %error, "Expired reservations not given back");
+        }
+        if let Err(error) = end_overrides(&store, &clock).await {
+            tracing::warn!(reason = %error, "Overrides that are over not taken away");
         }
         if tick % TICKS_TO_ROLL_OVER == 0
             && let Err(error) = roll_over(&store, &clock).await
@@ -86,6 +89,15 @@ async fn recover(gate: &Gate, store: &Store, is_migrated: &mut bool) -> Result<(
 /// The store did not answer.
 pub async fn expire(gate: &Gate) -> Result<(), StoreError> {
     while gate.expire_due().await? > 0 {}
+    Ok(())
+}
+
+/// Takes away every override that is over: it has not held since, and now nobody sees it in the table.
+///
+/// # Errors
+/// The store did not answer.
+pub async fn end_overrides(store: &Store, clock: &Clock) -> Result<(), StoreError> {
+    while store.end_overrides(clock.now()).await? > 0 {}
     Ok(())
 }
 

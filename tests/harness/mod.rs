@@ -170,6 +170,11 @@ impl Host {
         Setup { clock, database, ..Setup::default() }.start().await
     }
 
+    /// Where it listens.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     /// Sets the clock.
     pub fn at(&self, text: &str) {
         self.clock.set(instant(text));

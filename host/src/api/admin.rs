@@ -48,6 +48,18 @@ pub struct QuotaView {
     admitted_count: u64,
     window_start: Instant,
     resets_at: Option<Instant>,
+    #[serde(rename = "override", skip_serializing_if = "Option::is_none")]
+    temporary: Option<OverrideView>,
+}
+
+/// A limit that ends by itself.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct OverrideView {
+    limit_usd: Money,
+    until: Instant,
+    reason: Option<String>,
+    then_limit_usd: Money,
 }
 
 impl QuotaView {
@@ -69,6 +81,12 @@ impl QuotaView {
             admitted_count: quota.admitted,
             window_start: Instant(quota.window.start),
             resets_at: quota.window.end.map(Instant),
+            temporary: listed.row.temporary_at(now).map(|temporary| OverrideView {
+                limit_usd: temporary.limit,
+                until: Instant(temporary.until),
+                reason: listed.override_reason.clone(),
+                then_limit_usd: listed.row.limit,
+            }),
         }
     }
 }
@@ -110,7 +128,7 @@ pub async fn quotas(
 
 /// `PUT /v1/quotas/{scope}/{scopeId}/{resourceType}/{period}`
 pub async fn put_quota(
-    _: AdminCaller,
+    caller: AdminCaller,
     State(app): State<Arc<App>>,
     Part(path): Part<(String, String, String, String)>,
     body: Result<Bytes, BytesRejection>,
@@ -125,25 +143,33 @@ pub async fn put_quota(
     };
     fields.finish()?;
     let now = app.clock.now();
-    let is_new = app.store.set_quota(&key, &rule, now).await?;
+    let is_new = app.store.set_quota(&key, &rule, caller.change(None, now)).await?;
+    let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, Json(view(&app, &key, now).await?)).into_response())
+}
+
+/// The quota as it stands after a change.
+///
+/// # Errors
+/// The store does not answer, or the quota is gone.
+pub async fn view(app: &App, key: &QuotaKey, now: DateTime<Utc>) -> Result<QuotaView, ApiError> {
     let filter = QuotaFilter {
         scope: Some(key.scope.as_str()),
         scope_id: Some(&key.scope_id),
         resource_type: Some(key.resource_type.as_str()),
     };
-    let written = app.store.quotas(filter).await?.into_iter().find(|quota| quota.row.key == key);
+    let written = app.store.quotas(filter).await?.into_iter().find(|quota| quota.row.key == *key);
     let written = written.ok_or_else(|| ApiError::not_found("the quota was deleted in the meantime"))?;
-    let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
-    Ok((status, Json(QuotaView::new(&written, now))).into_response())
+    Ok(QuotaView::new(&written, now))
 }
 
 /// `DELETE /v1/quotas/{scope}/{scopeId}/{resourceType}/{period}`
 pub async fn delete_quota(
-    _: AdminCaller,
+    caller: AdminCaller,
     State(app): State<Arc<App>>,
     Part(path): Part<(String, String, String, String)>,
 ) -> Result<Response, ApiError> {
-    if app.store.delete_quota(&quota_key(path)?, app.clock.now()).await? {
+    if app.store.delete_quota(&quota_key(path)?, caller.change(None, app.clock.now())).await? {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     Err(ApiError::not_found("no such quota"))
@@ -186,7 +212,7 @@ pub async fn tenant(_: AdminCaller, State(app): State<Arc<App>>, Part(id): Part<
 
 /// `PUT /v1/tenants/{tenantId}`
 pub async fn put_tenant(
-    _: AdminCaller,
+    caller: AdminCaller,
     State(app): State<Arc<App>>,
     Part(id): Part<String>,
     body: Result<Bytes, BytesRejection>,
@@ -196,7 +222,8 @@ pub async fn put_tenant(
     let mut fields = Fields::parse(&body)?;
     let (tier, pool) = (fields.text("tier", Tier::parse)?, fields.text("pool", PoolId::parse)?);
     fields.finish()?;
-    let is_new = app.store.set_tenant(&tenant, tier.as_ref(), pool.as_ref(), app.clock.now()).await?;
+    let change = caller.change(None, app.clock.now());
+    let is_new = app.store.set_tenant(&tenant, tier.as_ref(), pool.as_ref(), change).await?;
     let row = app.store.tenant(&tenant).await?;
     let row = row.ok_or_else(|| ApiError::not_found("the tenant was deleted in the meantime"))?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
@@ -205,11 +232,11 @@ pub async fn put_tenant(
 
 /// `DELETE /v1/tenants/{tenantId}`
 pub async fn delete_tenant(
-    _: AdminCaller,
+    caller: AdminCaller,
     State(app): State<Arc<App>>,
     Part(id): Part<String>,
 ) -> Result<Response, ApiError> {
-    if app.store.delete_tenant(&tenant_id(&id)?).await? {
+    if app.store.delete_tenant(&tenant_id(&id)?, caller.change(None, app.clock.now())).await? {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     Err(ApiError::not_found("no such tenant"))
@@ -351,14 +378,11 @@ pub async fn decisions(
     if let Some(outcome) = outcome.as_deref().filter(|outcome| !OUTCOMES.contains(outcome)) {
         return Err(ApiError::invalid("outcome", format!("one of {}, got {outcome:?}", OUTCOMES.join(", "))));
     }
-    let limit = limit
-        .map_or(Ok(100), |text| text.parse().map_err(|_| text))
-        .and_then(|limit: i64| if (1..=1000).contains(&limit) { Ok(limit) } else { Err(limit.to_string()) });
     let filter = DecisionFilter {
         tenant_id,
         outcome,
         since: since.as_deref().map(input::instant).transpose().map_err(|fault| ApiError::invalid("since", fault))?,
-        limit: limit.map_err(|given| ApiError::invalid("limit", format!("1 to 1000, got {given:?}")))?,
+        limit: input::limit(limit)?,
     };
     // What was answered can be read back.
     app.gate.flush().await;

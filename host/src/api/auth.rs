@@ -9,12 +9,14 @@ use std::sync::Arc;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, header};
+use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::App;
 use super::error::ApiError;
 use crate::quota::TenantId;
+use crate::store::audit::Change;
 
 /// A token, as its digest: the text is not kept.
 #[derive(Clone)]
@@ -29,6 +31,16 @@ impl Token {
     /// `name` is for people; `tenants` is whom it may charge, all where empty.
     pub fn new(name: String, secret: &str, tenants: Vec<TenantId>) -> Self {
         Self { name, digest: Sha256::digest(secret).into(), tenants }
+    }
+
+    /// For people.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whom it may charge; all where empty.
+    pub fn tenants(&self) -> &[TenantId] {
+        &self.tenants
     }
 
     fn is(&self, secret: &str) -> bool {
@@ -78,7 +90,10 @@ impl AppCaller {
 }
 
 /// A caller of an admin route.
-pub struct AdminCaller;
+pub struct AdminCaller {
+    /// For the audit table.
+    pub name: &'static str,
+}
 
 impl FromRequestParts<Arc<App>> for AppCaller {
     type Rejection = ApiError;
@@ -101,14 +116,24 @@ impl FromRequestParts<Arc<App>> for AdminCaller {
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
         let access = &app.access;
         match &access.admin {
-            Some(token) if token.is(bearer(&parts.headers)?) => Ok(Self),
+            Some(token) if token.is(bearer(&parts.headers)?) => Ok(Self { name: "http:admin" }),
             Some(_) => Err(ApiError::unauthorized("not the admin token")),
             // Whoever guards the application's routes does not mean to leave the quotas open.
             None if !access.app.is_empty() => {
                 Err(ApiError::forbidden("admin routes are off: set TOLLGATE_ADMIN_TOKEN or TOLLGATE_ADMIN_TOKEN_FILE"))
             }
-            None => access.without_token(parts).map(|()| Self),
+            None => {
+                let name = if access.transport == Transport::Unix { "http:unix" } else { "http:loopback" };
+                access.without_token(parts).map(|()| Self { name })
+            }
         }
+    }
+}
+
+impl AdminCaller {
+    /// A change that this caller makes.
+    pub fn change<'a>(&self, reason: Option<&'a str>, at: DateTime<Utc>) -> Change<'a> {
+        Change { actor: self.name, reason, at }
     }
 }
 

@@ -127,6 +127,14 @@ pub fn respond(request: &Request, denial: &Denial, shape: Shape) -> Response {
     response
 }
 
+/// The denial's own object on one line, in whatever shape the body is.
+///
+/// # Errors
+/// A fault of ours.
+pub fn line(request: &Request, denial: &Denial) -> Result<String, ApiError> {
+    serde_json::to_string(&DenialBody::new(request, denial)).map_err(|error| ApiError::internal(error.to_string()))
+}
+
 fn openai(denial: &Denial) -> Value {
     json!({"error": {
         "message": denial.reason, "type": "insufficient_quota", "param": null, "code": "insufficient_quota",

@@ -72,14 +72,7 @@ pub fn request(fields: &mut Fields<'_>, now: DateTime<Utc>) -> Result<Request, A
     let tenant = fields.required_text("tenantId", TenantId::parse)?;
     let user = fields.text("userId", UserId::parse)?;
     let resource_type = fields.required_text("resourceType", ResourceType::parse)?;
-    let estimate = match (fields.money("estimatedCostUsd")?, resource_type.as_str()) {
-        (Some(estimate), _) => estimate,
-        (None, ResourceType::LLM) => LLM_ESTIMATE,
-        (None, ResourceType::E2B) => E2B_ESTIMATE,
-        (None, other) => {
-            return Err(ApiError::invalid("estimatedCostUsd", format!("required for the resource type {other:?}")));
-        }
-    };
+    let estimate = estimate(fields.money("estimatedCostUsd")?, &resource_type)?;
     Ok(Request {
         id: uuid_at(now),
         at: now,
@@ -92,8 +85,28 @@ pub fn request(fields: &mut Fields<'_>, now: DateTime<Utc>) -> Result<Request, A
     })
 }
 
+/// What is expected to be spent, where the caller says nothing too.
+///
+/// # Errors
+/// The resource type has no default.
+pub fn estimate(given: Option<Money>, resource_type: &ResourceType) -> Result<Money, ApiError> {
+    match (given, resource_type.as_str()) {
+        (Some(estimate), _) => Ok(estimate),
+        (None, ResourceType::LLM) => Ok(LLM_ESTIMATE),
+        (None, ResourceType::E2B) => Ok(E2B_ESTIMATE),
+        (None, other) => {
+            Err(ApiError::invalid("estimatedCostUsd", format!("required for the resource type {other:?}")))
+        }
+    }
+}
+
+/// An allowed decision as an answer.
+pub fn allowed(decision: &Decision) -> impl IntoResponse {
+    Json(DecisionBody::new(decision)).into_response()
+}
+
 /// UUID v7: sorts by the host's time.
-fn uuid_at(now: DateTime<Utc>) -> Uuid {
+pub fn uuid_at(now: DateTime<Utc>) -> Uuid {
     let seconds = u64::try_from(now.timestamp()).unwrap_or_default();
     Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, now.timestamp_subsec_nanos()))
 }

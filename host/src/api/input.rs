@@ -268,6 +268,16 @@ pub fn instant(text: &str) -> Result<DateTime<Utc>, String> {
         .map_err(|_| format!("an instant such as 2026-01-04T12:00:00Z, got {:?}", shorten(text)))
 }
 
+/// How many rows a listing answers: 1 to 1000, and 100 where nothing is said.
+///
+/// # Errors
+/// It is no such number.
+pub fn limit(given: Option<String>) -> Result<i64, ApiError> {
+    let Some(text) = given else { return Ok(100) };
+    let limit = text.parse().ok().filter(|limit| (1..=1000).contains(limit));
+    limit.ok_or_else(|| ApiError::invalid("limit", format!("1 to 1000, got {:?}", shorten(&text))))
+}
+
 /// The parameters of a query, each known and given once.
 ///
 /// # Errors

@@ -2,13 +2,16 @@
 
 mod admin;
 mod alerts;
+mod audit;
 pub mod auth;
+mod authz;
 pub mod bare;
 mod denial;
 mod details;
 mod error;
 mod gate;
 mod input;
+mod overrides;
 mod reservations;
 
 use std::sync::Arc;
@@ -18,7 +21,7 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{any, get, post, put};
 use axum::{Json, Router};
 use serde_json::json;
 
@@ -31,6 +34,8 @@ use crate::store::Store;
 
 pub use self::admin::QuotaView;
 pub use self::alerts::AlertView;
+pub use self::audit::AuditView;
+pub use self::overrides::reason;
 
 const LARGEST_BODY: usize = 64 << 10;
 /// A store that says nothing for so long is down, as far as metrics are concerned.
@@ -60,10 +65,17 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/reservations/{id}/release", post(reservations::release))
         .route("/v1/reservations/{id}/extend", post(reservations::extend))
         .route("/v1/costs", post(gate::costs))
+        .route("/v1/authz", get(authz::authz).post(authz::authz))
+        .route("/v1/authz/", any(authz::below))
+        .route("/v1/authz/{*path}", any(authz::below))
         .route("/v1/quotas", get(admin::quotas))
         .route(
             "/v1/quotas/{scope}/{scope_id}/{resource_type}/{period}",
             put(admin::put_quota).delete(admin::delete_quota),
+        )
+        .route(
+            "/v1/quotas/{scope}/{scope_id}/{resource_type}/{period}/override",
+            post(overrides::put_override).delete(overrides::delete_override),
         )
         .route("/v1/tenants", get(admin::tenants))
         .route("/v1/tenants/{tenant_id}", get(admin::tenant).put(admin::put_tenant).delete(admin::delete_tenant))
@@ -74,6 +86,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/decisions", get(admin::decisions))
         .route("/v1/decisions/{id}", get(admin::decision))
         .route("/v1/alerts", get(alerts::alerts))
+        .route("/v1/audit", get(audit::audit))
+        .route("/openapi.json", get(openapi))
         .route("/livez", get(|| async { Json(json!({ "status": "ok" })) }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
@@ -92,6 +106,11 @@ async fn metrics(State(app): State<Arc<App>>) -> Response {
     let spool = app.gate.outages().spool();
     let text = crate::metrics::text(gauges, spool.bytes(), spool.records());
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+}
+
+/// Every route, for machines. `tests/openapi.rs` holds it against the router and against answers.
+async fn openapi() -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/json")], include_str!("../../../docs/openapi.json"))
 }
 
 /// Whether it can answer as its mode says.

@@ -2,9 +2,11 @@
 
 mod alert;
 mod bench;
+mod doctor;
 mod policy;
 mod quota;
 mod serve;
+mod tenant;
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -114,8 +116,10 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Serve(args) => serve::serve(args).await,
         Command::Migrate(args) => migrate(args).await,
         Command::Alert(command) => alert::run(command).await,
+        Command::Doctor(args) => doctor::run(args).await,
         Command::Bench(args) => bench::run(args).await,
         Command::Quota(command) => quota::run(command).await,
+        Command::Tenant(command) => tenant::run(command).await,
         Command::Policy(command) => policy::run(command).await,
         Command::CompilePolicy { memory_mib, cpu_seconds } => Ok(compile::child(memory_mib, cpu_seconds)?),
     }
@@ -176,6 +180,26 @@ fn external(config: &Config) -> Result<Option<PgConnectOptions>, Failure> {
 
 async fn start_embedded(config: &Config) -> Result<Embedded, Failure> {
     Ok(Embedded::start(&config.data_dir, &config.surroundings.search_path).await?)
+}
+
+/// Who runs this command, for the audit table.
+fn actor() -> String {
+    let id = nix::unistd::Uid::current();
+    let user = nix::unistd::User::from_uid(id).ok().flatten();
+    user.map_or_else(|| format!("cli:{id}"), |user| format!("cli:{}", user.name))
+}
+
+/// Rows as a table for people; the columns of `numbers` stand at the right.
+fn table<const N: usize>(rows: &[[String; N]], numbers: &[usize]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let widths: Vec<usize> = (0..N).map(width).collect();
+    let line = |row: &[String; N]| {
+        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| {
+            if numbers.contains(&column) { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
+        });
+        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
 }
 
 /// A path as people read it: relative where it lies below the working directory.

@@ -1,11 +1,15 @@
-//! `quota list`, `set`, `delete`: on the store directly.
+//! `quota list`, `set`, `delete`, `override`: on the store directly.
 
-use super::{Failure, OpenStore, configured};
-use crate::api::QuotaView;
+use chrono::{DateTime, Utc};
+
+use super::{Failure, OpenStore, actor, configured, table};
+use crate::api::{self, QuotaView};
 use crate::cli::{QuotaCommand, QuotaKeyArgs};
 use crate::clock::Clock;
 use crate::money::Money;
-use crate::quota::{QuotaKey, ResourceType, Scope};
+use crate::quota::{QuotaKey, ResourceType, Scope, TemporaryLimit};
+use crate::store::audit::Change;
+use crate::store::overrides::Overridden;
 use crate::store::quotas::{ListedQuota, QuotaFilter, QuotaRule};
 use crate::telemetry;
 
@@ -31,7 +35,7 @@ pub(super) async fn run(command: QuotaCommand) -> Result<(), Failure> {
                 thresholds: thresholds.map(percents).transpose()?,
             };
             let opened = OpenStore::open(&configured(&store)?).await?;
-            let written = opened.store.set_quota(&key, &rule, Clock::System.now()).await;
+            let written = opened.store.set_quota(&key, &rule, change(&actor(), None)).await;
             opened.close().await?;
             println!(
                 "{} {}: {} a {}",
@@ -45,7 +49,7 @@ pub(super) async fn run(command: QuotaCommand) -> Result<(), Failure> {
         QuotaCommand::Delete { key, store } => {
             let key = parse_key(key)?;
             let opened = OpenStore::open(&configured(&store)?).await?;
-            let deleted = opened.store.delete_quota(&key, Clock::System.now()).await;
+            let deleted = opened.store.delete_quota(&key, change(&actor(), None)).await;
             opened.close().await?;
             if !deleted? {
                 return Err(Failure::new(format!("there is no quota {} a {}", name(&key), key.period))
@@ -54,7 +58,57 @@ pub(super) async fn run(command: QuotaCommand) -> Result<(), Failure> {
             println!("Deleted {} a {}; without any quota a resource is unlimited.", name(&key), key.period);
             Ok(())
         }
+        QuotaCommand::Override { key, limit, until, reason, end, store } => {
+            let key = parse_key(key)?;
+            let temporary = if end { None } else { Some(temporary(limit, until)?) };
+            let reason = reason.as_deref().map(api::reason).transpose();
+            let reason = reason.map_err(|fault| Failure::new(format!("--reason: {fault}")))?;
+            let opened = OpenStore::open(&configured(&store)?).await?;
+            let actor = actor();
+            let by = change(&actor, reason.as_deref());
+            let overridden = opened.store.override_quota(&key, temporary, by).await;
+            opened.close().await?;
+            overridden_to(&key, temporary, overridden?)
+        }
     }
+}
+
+fn temporary(limit: Option<String>, until: Option<DateTime<Utc>>) -> Result<TemporaryLimit, Failure> {
+    let (Some(limit), Some(until)) = (limit, until) else {
+        return Err(Failure::new("LIMIT and --until are required, or --end"));
+    };
+    if until <= Clock::System.now() {
+        return Err(Failure::new("--until: an instant that is still to come"));
+    }
+    Ok(TemporaryLimit { limit: parse_limit("LIMIT", &limit)?, until })
+}
+
+fn overridden_to(key: &QuotaKey, temporary: Option<TemporaryLimit>, overridden: Overridden) -> Result<(), Failure> {
+    match (overridden, temporary) {
+        (Overridden::Yes, Some(temporary)) => println!(
+            "Overridden {}: {} a {} until {}, then its own limit again",
+            name(key),
+            temporary.limit,
+            key.period,
+            temporary.until.format("%Y-%m-%d %H:%M:%S UTC")
+        ),
+        (Overridden::Yes, None) => println!("{} a {} has its own limit again.", name(key), key.period),
+        (Overridden::NoQuota, _) => {
+            return Err(Failure::new(format!("there is no quota {} a {}", name(key), key.period))
+                .hint("`tollgate quota list` shows those that there are"));
+        }
+        (Overridden::AboveHardLimit(hard_limit), _) => {
+            return Err(Failure::new(format!(
+                "LIMIT: at most the quota's hard limit, {hard_limit}, which holds whatever the limit is"
+            ))
+            .hint("raise the hard limit with `tollgate quota set … --hard-limit`"));
+        }
+    }
+    Ok(())
+}
+
+fn change<'a>(actor: &'a str, reason: Option<&'a str>) -> Change<'a> {
+    Change { actor, reason, at: Clock::System.now() }
 }
 
 fn name(key: &QuotaKey) -> String {
@@ -122,13 +176,6 @@ fn print(quotas: &[ListedQuota], json: bool) -> Result<(), Failure> {
             quota.window.end.map_or_else(|| "never".to_owned(), |end| end.format("%Y-%m-%d %H:%M").to_string()),
         ]
     }));
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-    let widths: Vec<usize> = (0..header.len()).map(width).collect();
-    for row in &rows {
-        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| {
-            if (4..=7).contains(&column) { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
-        });
-        println!("{}", cells.collect::<Vec<_>>().join("  ").trim_end());
-    }
+    print!("{}", table(&rows, &[4, 5, 6, 7]));
     Ok(())
 }

@@ -75,11 +75,13 @@ const ADMIT: &str = concat!(
     newest_closed!(),
     "           WHERE (q.id, (q.limit_usd * 1000000000)::bigint, (q.hard_limit_usd * 1000000000)::bigint,
                        (q.current_spend_usd * 1000000000)::bigint, (q.held_usd * 1000000000)::bigint, q.admitted_count,
-                       q.period_start, closed.window_start, (closed.spend_usd * 1000000000)::bigint)
+                       q.period_start, closed.window_start, (closed.spend_usd * 1000000000)::bigint,
+                       (q.override_limit_usd * 1000000000)::bigint, q.override_until)
                       IS NOT DISTINCT FROM
                       (($9::uuid[])[q.i], ($10::bigint[])[q.i], ($11::bigint[])[q.i],
                        ($12::bigint[])[q.i], ($13::bigint[])[q.i], ($14::bigint[])[q.i],
-                       ($15::timestamptz[])[q.i], ($16::timestamptz[])[q.i], ($17::bigint[])[q.i])) = cardinality($9)
+                       ($15::timestamptz[])[q.i], ($16::timestamptz[])[q.i], ($17::bigint[])[q.i],
+                       ($41::bigint[])[q.i], ($42::timestamptz[])[q.i])) = cardinality($9)
             AND NOT EXISTS (
                 SELECT FROM s WHERE (s.tier, s.pool) IS DISTINCT FROM (($5::text[])[s.n], ($6::text[])[s.n]))
             AND ARRAY(SELECT n FROM applying) = $7::bigint[] AND ARRAY(SELECT quota FROM applying) = $8::uuid[]
@@ -228,6 +230,8 @@ async fn admit(connection: &mut PgConnection, admission: &Admission, now: DateTi
         .bind(holds().map(|(_, start)| *start).collect::<Vec<_>>())
         .bind(column(reservations, |new| &*new.policy.name))
         .bind(column(reservations, |new| &*new.policy.digest))
+        .bind(column(&rows, |row| row.seen.temporary.map(|temporary| temporary.limit.nanos())))
+        .bind(column(&rows, |row| row.seen.temporary.map(|temporary| temporary.until)))
         .fetch_one(connection)
         .await;
     match answer {

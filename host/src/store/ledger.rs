@@ -14,7 +14,7 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
 use crate::money::Money;
-use crate::quota::{QuotaKey, QuotaRow, ResourceType};
+use crate::quota::{QuotaKey, QuotaRow, ResourceType, TemporaryLimit};
 
 /// `stood`: the locked rows, with `was`, the window in which they stand, and `window_start`, the one that is open.
 macro_rules! stood {
@@ -62,6 +62,10 @@ macro_rules! post {
                      admitted_count = p.admitted_count + excluded.admitted_count
              ), stands AS MATERIALIZED (
                  SELECT q.id, q.scope, q.scope_id, q.resource_type, q.period, q.limit_usd, q.hard_limit_usd, q.thresholds,
+                        q.override_limit_usd, q.override_until,
+                        copilot_internal.limit_at(q.limit_usd, q.override_limit_usd, q.override_until, ",
+            $now,
+            ") AS limit_now,
                         q.window_start, charge.id IS NOT NULL AS is_charged,
                         EXISTS (SELECT FROM late WHERE late.id = q.id) AS closed_changed,
                         CASE WHEN q.was < q.window_start THEN 0 ELSE q.current_spend_usd END
@@ -84,13 +88,14 @@ macro_rules! post {
     };
 }
 
-/// How a quota stands after a posting, as [`standing_row`] reads it; `closed_changed` comes last.
+/// How a quota stands after a posting, as [`posted`] reads it.
 macro_rules! stands_columns {
     () => {
         "stands.id, stands.scope, stands.scope_id, stands.resource_type, stands.period,
          (stands.limit_usd * 1000000000)::bigint, (stands.hard_limit_usd * 1000000000)::bigint,
          (stands.spend_usd * 1000000000)::bigint, (stands.held_usd * 1000000000)::bigint, stands.admitted_count,
-         stands.window_start, stands.closed_changed"
+         stands.window_start, stands.closed_changed,
+         (stands.override_limit_usd * 1000000000)::bigint, stands.override_until"
     };
 }
 
@@ -111,6 +116,8 @@ pub(super) fn posted(row: &PgRow, first: usize) -> Result<Option<Posted>, sqlx::
     let Some(id) = row.try_get(first)? else { return Ok(None) };
     let unknown = |fault: String| sqlx::Error::Decode(fault.into());
     let money = |column: usize| row.try_get::<i64, _>(first + column).map(Money::from_nanos);
+    let limit = row.try_get::<Option<i64>, _>(first + 12)?.map(Money::from_nanos);
+    let until = row.try_get(first + 13)?;
     Ok(Some(Posted {
         row: QuotaRow {
             id,
@@ -121,6 +128,7 @@ pub(super) fn posted(row: &PgRow, first: usize) -> Result<Option<Posted>, sqlx::
                 period: row.try_get::<&str, _>(first + 4)?.parse().map_err(unknown)?,
             },
             limit: money(5)?,
+            temporary: limit.zip(until).map(|(limit, until)| TemporaryLimit { limit, until }),
             hard_limit: row.try_get::<Option<i64>, _>(first + 6)?.map(Money::from_nanos),
             spend: money(7)?,
             held: money(8)?,

@@ -5,13 +5,17 @@
 
 pub mod admission;
 pub mod alerts;
+pub mod audit;
 pub mod bench;
 pub mod costs;
 pub mod decisions;
 pub mod embedded;
 pub mod health;
+pub mod inspect;
 pub mod ledger;
+pub mod onboarding;
 pub mod outlook;
+pub mod overrides;
 pub mod quotas;
 pub mod replay;
 pub mod reservations;

@@ -2,7 +2,9 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::Row as _;
+use sqlx::postgres::PgConnection;
 
+use super::audit::Change;
 use super::ledger::{post, stood};
 use super::subjects::{newest_closed, quota_columns, quota_row};
 use super::{Store, StoreError};
@@ -27,6 +29,8 @@ pub struct ListedQuota {
     pub row: QuotaRow,
     /// Percents of the limit, ascending.
     pub thresholds: Vec<i16>,
+    /// Why the row's temporary limit is there.
+    pub override_reason: Option<String>,
 }
 
 /// What a listing is narrowed to; `None` is everything.
@@ -40,19 +44,19 @@ pub struct QuotaFilter<'a> {
     pub resource_type: Option<&'a str>,
 }
 
-/// Alert rows for the quotas `q` (id, window, spend as they are after the statement) that stand at or above a
+/// Alert rows for the quotas `q` (id, window, spend and limit as they are after the statement) that stand at or above a
 /// threshold: the unique constraint makes each of them once.
 macro_rules! insert_alerts {
     ($quotas:literal, $now:literal) => {
         concat!(
             "INSERT INTO copilot_internal.alerts
                  (quota_id, scope, scope_id, resource_type, period, window_start, threshold, limit_usd, spend_usd, created_at)
-             SELECT q.id, q.scope, q.scope_id, q.resource_type, q.period, q.window_start, threshold, q.limit_usd, q.spend_usd, ",
+             SELECT q.id, q.scope, q.scope_id, q.resource_type, q.period, q.window_start, threshold, q.limit_now, q.spend_usd, ",
             $now,
             " FROM ",
             $quotas,
             " AS q, unnest(q.thresholds) AS threshold
-             WHERE q.spend_usd * 100 >= q.limit_usd * threshold
+             WHERE q.spend_usd * 100 >= q.limit_now * threshold
              ORDER BY q.id, threshold
              ON CONFLICT ON CONSTRAINT alerts_once_per_crossing DO NOTHING"
         )
@@ -67,7 +71,7 @@ impl Store {
     /// The database does not answer.
     pub async fn quotas(&self, filter: QuotaFilter<'_>) -> Result<Vec<ListedQuota>, StoreError> {
         let rows = sqlx::query(concat!(
-            "SELECT q.thresholds, ",
+            "SELECT q.thresholds, q.override_reason, ",
             quota_columns!(),
             " FROM copilot_internal.cost_quotas q ",
             newest_closed!(),
@@ -81,7 +85,13 @@ impl Store {
         .await?;
         let mut quotas = rows
             .iter()
-            .map(|row| Ok(ListedQuota { thresholds: row.try_get(0)?, row: quota_row(row, 1)? }))
+            .map(|row| {
+                Ok(ListedQuota {
+                    thresholds: row.try_get(0)?,
+                    override_reason: row.try_get(1)?,
+                    row: quota_row(row, 2)?,
+                })
+            })
             .collect::<Result<Vec<_>, sqlx::Error>>()?;
         quotas.sort_by(|a, b| a.row.key.cmp(&b.row.key));
         Ok(quotas)
@@ -92,36 +102,11 @@ impl Store {
     ///
     /// # Errors
     /// The database does not answer, or the rule breaks a constraint.
-    pub async fn set_quota(&self, key: &QuotaKey, rule: &QuotaRule, now: DateTime<Utc>) -> Result<bool, StoreError> {
-        let row = sqlx::query(concat!(
-            "WITH written AS (
-                 INSERT INTO copilot_internal.cost_quotas AS q
-                     (scope, scope_id, resource_type, period, limit_usd, hard_limit_usd, thresholds, period_start, created_at, updated_at)
-                 VALUES ($1, $2, $3, $4, $5::bigint * 0.000000001, $6::bigint * 0.000000001, coalesce($7, '{80,90,100}'),
-                         copilot_internal.window_start($4, $8), $8, $8)
-                 ON CONFLICT ON CONSTRAINT cost_quotas_one_per_rule DO UPDATE
-                 SET limit_usd = excluded.limit_usd, hard_limit_usd = excluded.hard_limit_usd,
-                     thresholds = coalesce($7, q.thresholds), updated_at = $8
-                 RETURNING q.*, q.xmax = 0 AS is_new
-             ), open AS (
-                 SELECT id, scope, scope_id, resource_type, period, limit_usd, thresholds, current_spend_usd AS spend_usd,
-                        copilot_internal.window_start(period, coalesce(period_start, $8)) AS window_start
-                 FROM written
-             ), alerted AS (",
-            insert_alerts!("(SELECT * FROM open WHERE window_start >= copilot_internal.window_start(period, $8))", "$8"),
-            ") SELECT is_new FROM written",
-        ))
-        .bind(key.scope.as_str())
-        .bind(&*key.scope_id)
-        .bind(key.resource_type.as_str())
-        .bind(key.period.as_str())
-        .bind(rule.limit.nanos())
-        .bind(rule.hard_limit.map(Money::nanos))
-        .bind(rule.thresholds.as_deref())
-        .bind(now)
-        .fetch_one(&self.pool)
-        .await?;
-        Ok(row.try_get(0)?)
+    pub async fn set_quota(&self, key: &QuotaKey, rule: &QuotaRule, by: Change<'_>) -> Result<bool, StoreError> {
+        let mut transaction = self.begin_change(by).await?;
+        let is_new = write_rule(&mut transaction, key, rule, by.at).await?;
+        transaction.commit().await?;
+        Ok(is_new)
     }
 
     /// Brings up to `most` rows to the window that is open now whose own one is over; tells how many there were.
@@ -157,7 +142,8 @@ impl Store {
     ///
     /// # Errors
     /// The database does not answer.
-    pub async fn delete_quota(&self, key: &QuotaKey, now: DateTime<Utc>) -> Result<bool, StoreError> {
+    pub async fn delete_quota(&self, key: &QuotaKey, by: Change<'_>) -> Result<bool, StoreError> {
+        let mut transaction = self.begin_change(by).await?;
         let deleted: i64 = sqlx::query_scalar(
             "WITH gone AS (
                  DELETE FROM copilot_internal.cost_quotas
@@ -178,9 +164,49 @@ impl Store {
         .bind(&*key.scope_id)
         .bind(key.resource_type.as_str())
         .bind(key.period.as_str())
-        .bind(now)
-        .fetch_one(&self.pool)
+        .bind(by.at)
+        .fetch_one(&mut *transaction)
         .await?;
+        transaction.commit().await?;
         Ok(deleted == 1)
     }
+}
+
+/// Creates the quota or changes its rule; tells whether it is new.
+pub(super) async fn write_rule(
+    connection: &mut PgConnection,
+    key: &QuotaKey,
+    rule: &QuotaRule,
+    now: DateTime<Utc>,
+) -> Result<bool, StoreError> {
+    let row = sqlx::query(concat!(
+        "WITH written AS (
+             INSERT INTO copilot_internal.cost_quotas AS q
+                 (scope, scope_id, resource_type, period, limit_usd, hard_limit_usd, thresholds, period_start, created_at, updated_at)
+             VALUES ($1, $2, $3, $4, $5::bigint * 0.000000001, $6::bigint * 0.000000001, coalesce($7, '{80,90,100}'),
+                     copilot_internal.window_start($4, $8), $8, $8)
+             ON CONFLICT ON CONSTRAINT cost_quotas_one_per_rule DO UPDATE
+             SET limit_usd = excluded.limit_usd, hard_limit_usd = excluded.hard_limit_usd,
+                 thresholds = coalesce($7, q.thresholds), updated_at = $8
+             RETURNING q.*, q.xmax = 0 AS is_new
+         ), open AS (
+             SELECT id, scope, scope_id, resource_type, period, thresholds, current_spend_usd AS spend_usd,
+                    copilot_internal.limit_at(limit_usd, override_limit_usd, override_until, $8) AS limit_now,
+                    copilot_internal.window_start(period, coalesce(period_start, $8)) AS window_start
+             FROM written
+         ), alerted AS (",
+        insert_alerts!("(SELECT * FROM open WHERE window_start >= copilot_internal.window_start(period, $8))", "$8"),
+        ") SELECT is_new FROM written",
+    ))
+    .bind(key.scope.as_str())
+    .bind(&*key.scope_id)
+    .bind(key.resource_type.as_str())
+    .bind(key.period.as_str())
+    .bind(rule.limit.nanos())
+    .bind(rule.hard_limit.map(Money::nanos))
+    .bind(rule.thresholds.as_deref())
+    .bind(now)
+    .fetch_one(connection)
+    .await?;
+    Ok(row.try_get(0)?)
 }

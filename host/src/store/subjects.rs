@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{Link, StoreError};
 use crate::decision::Request;
 use crate::money::Money;
-use crate::quota::{PoolId, QuotaKey, QuotaRow, ResourceType, TenantId, Tier, UserId};
+use crate::quota::{PoolId, QuotaKey, QuotaRow, ResourceType, TemporaryLimit, TenantId, Tier, UserId};
 
 /// Who asks for what: all requests of one subject are decided on the same rows.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,7 +49,8 @@ macro_rules! quota_columns {
         "q.id, q.scope, q.scope_id, q.resource_type, q.period, (q.limit_usd * 1000000000)::bigint,
          (q.hard_limit_usd * 1000000000)::bigint, (q.current_spend_usd * 1000000000)::bigint,
          (q.held_usd * 1000000000)::bigint, q.admitted_count, q.period_start,
-         closed.window_start, (closed.spend_usd * 1000000000)::bigint"
+         closed.window_start, (closed.spend_usd * 1000000000)::bigint,
+         (q.override_limit_usd * 1000000000)::bigint, q.override_until"
     };
 }
 /// The newest closed window of quota `q`.
@@ -154,6 +155,7 @@ pub(super) fn quota_row(row: &PgRow, first: usize) -> Result<QuotaRow, sqlx::Err
     let some_money =
         |column: usize| row.try_get::<Option<i64>, _>(first + column).map(|nanos| nanos.map(Money::from_nanos));
     let newest_closed: Option<DateTime<Utc>> = row.try_get(first + 11)?;
+    let until: Option<DateTime<Utc>> = row.try_get(first + 14)?;
     Ok(QuotaRow {
         id: row.try_get(first)?,
         key: QuotaKey {
@@ -163,6 +165,7 @@ pub(super) fn quota_row(row: &PgRow, first: usize) -> Result<QuotaRow, sqlx::Err
             period: row.try_get::<&str, _>(first + 4)?.parse().map_err(unknown)?,
         },
         limit: money(5)?,
+        temporary: some_money(13)?.zip(until).map(|(limit, until)| TemporaryLimit { limit, until }),
         hard_limit: some_money(6)?,
         spend: money(7)?,
         held: money(8)?,

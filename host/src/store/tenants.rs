@@ -2,7 +2,9 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::FromRow;
+use sqlx::postgres::PgConnection;
 
+use super::audit::Change;
 use super::{Store, StoreError};
 use crate::quota::{PoolId, TenantId, Tier};
 
@@ -21,7 +23,7 @@ pub struct TenantRow {
     pub updated_at: DateTime<Utc>,
 }
 
-const COLUMNS: &str = "SELECT tenant_id, tier, pool, created_at, updated_at FROM copilot_internal.tenants";
+pub(super) const COLUMNS: &str = "SELECT tenant_id, tier, pool, created_at, updated_at FROM copilot_internal.tenants";
 
 impl Store {
     /// Every tenant that has a row, by id.
@@ -51,20 +53,11 @@ impl Store {
         tenant: &TenantId,
         tier: Option<&Tier>,
         pool: Option<&PoolId>,
-        now: DateTime<Utc>,
+        by: Change<'_>,
     ) -> Result<bool, StoreError> {
-        let is_new = sqlx::query_scalar(
-            "INSERT INTO copilot_internal.tenants AS t (tenant_id, tier, pool, created_at, updated_at)
-             VALUES ($1, $2, $3, $4, $4)
-             ON CONFLICT (tenant_id) DO UPDATE SET tier = excluded.tier, pool = excluded.pool, updated_at = $4
-             RETURNING t.xmax = 0",
-        )
-        .bind(tenant.as_str())
-        .bind(tier.map(Tier::as_str))
-        .bind(pool.map(PoolId::as_str))
-        .bind(now)
-        .fetch_one(&self.pool)
-        .await?;
+        let mut transaction = self.begin_change(by).await?;
+        let is_new = write_tenant(&mut transaction, tenant, tier, pool, by.at).await?;
+        transaction.commit().await?;
         Ok(is_new)
     }
 
@@ -72,11 +65,36 @@ impl Store {
     ///
     /// # Errors
     /// The database does not answer.
-    pub async fn delete_tenant(&self, tenant: &TenantId) -> Result<bool, StoreError> {
+    pub async fn delete_tenant(&self, tenant: &TenantId, by: Change<'_>) -> Result<bool, StoreError> {
+        let mut transaction = self.begin_change(by).await?;
         let deleted = sqlx::query("DELETE FROM copilot_internal.tenants WHERE tenant_id = $1")
             .bind(tenant.as_str())
-            .execute(&self.pool)
+            .execute(&mut *transaction)
             .await?;
+        transaction.commit().await?;
         Ok(deleted.rows_affected() == 1)
     }
+}
+
+/// Writes the tenant's tier and pool; tells whether the tenant is new.
+pub(super) async fn write_tenant(
+    connection: &mut PgConnection,
+    tenant: &TenantId,
+    tier: Option<&Tier>,
+    pool: Option<&PoolId>,
+    now: DateTime<Utc>,
+) -> Result<bool, StoreError> {
+    let is_new = sqlx::query_scalar(
+        "INSERT INTO copilot_internal.tenants AS t (tenant_id, tier, pool, created_at, updated_at)
+         VALUES ($1, $2, $3, $4, $4)
+         ON CONFLICT (tenant_id) DO UPDATE SET tier = excluded.tier, pool = excluded.pool, updated_at = $4
+         RETURNING t.xmax = 0",
+    )
+    .bind(tenant.as_str())
+    .bind(tier.map(Tier::as_str))
+    .bind(pool.map(PoolId::as_str))
+    .bind(now)
+    .fetch_one(connection)
+    .await?;
+    Ok(is_new)
 }

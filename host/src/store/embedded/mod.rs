@@ -154,6 +154,20 @@ pub fn running(data_dir: &Path) -> Result<Option<PgConnectOptions>, EmbeddedErro
     }
 }
 
+/// Whether `data_dir` has a cluster, running or not.
+///
+/// # Errors
+/// The system refuses to tell.
+pub fn exists(data_dir: &Path) -> Result<bool, EmbeddedError> {
+    match fs::canonicalize(data_dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        canonical => {
+            let data_dir = canonical.map_err(EmbeddedError::io("read", data_dir))?;
+            Ok(place::existing_cluster(&data_dir)?.is_some())
+        }
+    }
+}
+
 /// The thread's life: start the server, tell, and watch it until nobody keeps it any more.
 fn run(
     data_dir: &Path,

@@ -1,0 +1,230 @@
+//! What operators look at: how the database is set up, and how tenants stand. Reads only.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Utc};
+use sqlx::FromRow;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
+
+use super::{MIGRATIONS, SCHEMA, Store, StoreError};
+use crate::money::Money;
+use crate::quota::TenantId;
+
+/// What limits a tenant's spending on a resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cover {
+    /// Nothing: it is unlimited.
+    Nothing,
+    /// A quota that it shares with others, of its pool or of everybody.
+    Shared,
+    /// A quota of its own.
+    Own,
+}
+
+/// A tenant that has a row, a quota, or a decision in the log.
+#[derive(Clone, Debug)]
+pub struct KnownTenant {
+    /// Who.
+    pub tenant_id: String,
+    /// Picks the policy.
+    pub tier: Option<String>,
+    /// Shared with other tenants.
+    pub pool: Option<String>,
+    /// Model calls.
+    pub llm: Cover,
+    /// Sandboxes.
+    pub e2b: Cover,
+}
+
+/// What a tenant has under way and what has crossed.
+#[derive(Clone, Debug, FromRow)]
+pub struct TenantActivity {
+    /// Reservations that hold money.
+    pub reservations: i64,
+    /// What they hold, in nano-dollars.
+    pub held_nanos: i64,
+    /// Recorded in the last 30 days, in nano-dollars.
+    pub month_nanos: i64,
+    /// When it was decided about last; allowed checks are stored up to a rate.
+    pub last_decision: Option<DateTime<Utc>>,
+    /// When a threshold was crossed last.
+    pub last_alert: Option<DateTime<Utc>>,
+}
+
+impl TenantActivity {
+    /// What the reservations hold.
+    pub fn held(&self) -> Money {
+        Money::from_nanos(self.held_nanos)
+    }
+
+    /// Recorded in the last 30 days.
+    pub fn month(&self) -> Money {
+        Money::from_nanos(self.month_nanos)
+    }
+}
+
+impl Store {
+    /// Every tenant that anything is known of, by id.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn known_tenants(&self) -> Result<Vec<KnownTenant>, StoreError> {
+        type Row = (String, Option<String>, Option<String>, i32, i32);
+        // The decision log is read from tenant to tenant by its index, never as a whole.
+        let rows: Vec<Row> = sqlx::query_as(
+            "WITH RECURSIVE seen AS (
+                 (SELECT tenant_id FROM copilot_internal.decisions ORDER BY tenant_id LIMIT 1)
+                 UNION ALL
+                 SELECT (SELECT d.tenant_id FROM copilot_internal.decisions d
+                         WHERE d.tenant_id > seen.tenant_id ORDER BY d.tenant_id LIMIT 1)
+                 FROM seen WHERE seen.tenant_id IS NOT NULL
+             ), known AS (
+                 SELECT tenant_id FROM copilot_internal.tenants
+                 UNION SELECT scope_id FROM copilot_internal.cost_quotas WHERE scope = 'tenant'
+                 UNION SELECT regexp_replace(scope_id, '/[^/]*$', '') FROM copilot_internal.cost_quotas WHERE scope = 'user'
+                 UNION SELECT tenant_id FROM seen WHERE tenant_id IS NOT NULL
+             )
+             SELECT known.tenant_id, t.tier, t.pool, llm.cover, e2b.cover
+             FROM known LEFT JOIN copilot_internal.tenants t USING (tenant_id)
+             CROSS JOIN LATERAL (
+                 SELECT coalesce(max(CASE q.scope WHEN 'tenant' THEN 2 ELSE 1 END), 0) FROM copilot_internal.cost_quotas q
+                 WHERE q.resource_type = 'llm' AND (q.scope, q.scope_id) IN (('tenant', known.tenant_id), ('pool', t.pool), ('global', '*'))
+             ) AS llm (cover)
+             CROSS JOIN LATERAL (
+                 SELECT coalesce(max(CASE q.scope WHEN 'tenant' THEN 2 ELSE 1 END), 0) FROM copilot_internal.cost_quotas q
+                 WHERE q.resource_type = 'e2b' AND (q.scope, q.scope_id) IN (('tenant', known.tenant_id), ('pool', t.pool), ('global', '*'))
+             ) AS e2b (cover)
+             ORDER BY 1",
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let cover = |number: i32| match number {
+            0 => Cover::Nothing,
+            1 => Cover::Shared,
+            _ => Cover::Own,
+        };
+        let known =
+            |(tenant_id, tier, pool, llm, e2b)| KnownTenant { tenant_id, tier, pool, llm: cover(llm), e2b: cover(e2b) };
+        Ok(rows.into_iter().map(known).collect())
+    }
+
+    /// What a tenant has under way.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn tenant_activity(&self, tenant: &TenantId, now: DateTime<Utc>) -> Result<TenantActivity, StoreError> {
+        Ok(sqlx::query_as(
+            "SELECT held.n AS reservations, held.nanos AS held_nanos, month.nanos AS month_nanos,
+                    (SELECT max(decided_at) FROM copilot_internal.decisions WHERE tenant_id = $1) AS last_decision,
+                    (SELECT max(a.created_at) FROM copilot_internal.alerts a
+                     WHERE (a.scope = 'tenant' AND a.scope_id = $1) OR (a.scope = 'user' AND left(a.scope_id, length($1) + 1) = $1 || '/')
+                    ) AS last_alert
+             FROM (SELECT count(*) AS n, (coalesce(sum(held_usd), 0) * 1000000000)::bigint AS nanos
+                   FROM copilot_internal.reservations WHERE tenant_id = $1 AND state = 'held') AS held,
+                  (SELECT (coalesce(sum(usd), 0) * 1000000000)::bigint AS nanos FROM (
+                      SELECT sum(actual_usd) FROM copilot_internal.cost_records
+                      WHERE tenant_id = $1 AND occurred_at >= $2 - interval '30 days'
+                      UNION ALL
+                      SELECT sum(actual_usd) FROM copilot_internal.reservations
+                      WHERE tenant_id = $1 AND created_at >= $2 - interval '30 days' AND state = 'settled'
+                  ) AS recorded (usd)) AS month",
+        )
+        .bind(tenant.as_str())
+        .bind(now)
+        .fetch_one(&self.pool)
+        .await?)
+    }
+
+    /// Quotas of the replaced system's resource type for everything together: they limit nothing.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn combined_quotas(&self) -> Result<i64, StoreError> {
+        let sql = "SELECT count(*) FROM copilot_internal.cost_quotas WHERE resource_type = 'all'";
+        Ok(sqlx::query_scalar(sql).fetch_one(&self.pool).await?)
+    }
+}
+
+/// How a database is set up, without changing anything.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// `15.18 (Debian …)`.
+    pub version: String,
+    /// 150018.
+    pub version_number: i32,
+    /// A standby, or set to read-only.
+    pub is_read_only: bool,
+    /// Their clock.
+    pub clock: DateTime<Utc>,
+    /// Names of migrations of this version that are not applied.
+    pub missing: Vec<String>,
+    /// Migrations of a later version.
+    pub unknown: Vec<i64>,
+    /// `TABLE: RIGHT` that the role has not.
+    pub denied: Vec<String>,
+    /// Whether `public.application_logs` is there and ours.
+    pub has_log_view: bool,
+}
+
+/// Looks at a database.
+///
+/// # Errors
+/// It does not answer.
+pub async fn inspect(options: &PgConnectOptions) -> Result<Setup, StoreError> {
+    let mut connection = options.clone().disable_statement_logging().connect().await?;
+    let (version, number, is_read_only, clock): (String, String, bool, DateTime<Utc>) = sqlx::query_as(
+        "SELECT current_setting('server_version'), current_setting('server_version_num'),
+                pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on', clock_timestamp()",
+    )
+    .fetch_one(&mut connection)
+    .await?;
+    let applied = applied(&mut connection).await?;
+    let known: BTreeSet<i64> = MIGRATIONS.iter().map(|migration| migration.version).collect();
+    let missing = MIGRATIONS
+        .iter()
+        .filter(|migration| !applied.contains(&migration.version))
+        .map(|migration| format!("{:04} {}", migration.version, migration.description))
+        .collect();
+    let denied: Vec<String> = sqlx::query_scalar(
+        "SELECT c.relname || ': ' || needed.privilege
+         FROM pg_class c, (VALUES ('SELECT'), ('INSERT'), ('UPDATE'), ('DELETE')) AS needed (privilege)
+         WHERE c.relnamespace = to_regnamespace($1) AND c.relkind IN ('r', 'p')
+           AND c.relname IN ('cost_quotas', 'cost_quota_periods', 'tenants', 'reservations', 'cost_records', 'decisions', 'alerts')
+           AND NOT has_table_privilege(c.oid, needed.privilege)
+         ORDER BY 1",
+    )
+    .bind(SCHEMA)
+    .fetch_all(&mut connection)
+    .await?;
+    let has_log_view: Option<bool> = sqlx::query_scalar(
+        "SELECT obj_description(oid) = 'Denial log lines of Tollgate.' FROM pg_class WHERE oid = to_regclass('public.application_logs')",
+    )
+    .fetch_optional(&mut connection)
+    .await?
+    .flatten();
+    connection.close().await?;
+    Ok(Setup {
+        version,
+        version_number: number.parse().unwrap_or_default(),
+        is_read_only,
+        clock,
+        missing,
+        unknown: applied.difference(&known).copied().collect(),
+        denied,
+        has_log_view: has_log_view.unwrap_or_default(),
+    })
+}
+
+async fn applied(connection: &mut PgConnection) -> Result<BTreeSet<i64>, StoreError> {
+    let has_any: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
+        .bind(format!("{SCHEMA}._sqlx_migrations"))
+        .fetch_one(&mut *connection)
+        .await?;
+    if !has_any {
+        return Ok(BTreeSet::new());
+    }
+    let sql = "SELECT version FROM copilot_internal._sqlx_migrations WHERE success";
+    let versions: Vec<i64> = sqlx::query_scalar(sql).fetch_all(connection).await?;
+    Ok(versions.into_iter().collect())
+}
