@@ -1,11 +1,13 @@
 //! `doctor`: what stands in the way of production, in the order in which to mend it. Changes nothing.
 //!
 //! 1. the configuration: every value and where it comes from, who may call, what is enforced, what an outage means;
-//! 2. the database: reachable, writable, its version, its migrations, our rights, its clock;
-//! 3. the policies: each loads and passes its fixtures;
-//! 4. the tenants: each has both quotas, and a policy for its tier.
+//! 2. outages: what a request gets then, and what earlier ones have left;
+//! 3. the database: reachable, writable, its version, its migrations, our rights, its clock;
+//! 4. the policies: each loads and passes its fixtures;
+//! 5. the tenants: each has both quotas, and a policy for its tier.
 
 mod database;
+mod outages;
 mod policies;
 mod setup;
 mod tenants;
@@ -96,6 +98,7 @@ pub(super) async fn run(args: DoctorArgs) -> Result<(), Failure> {
 async fn look(config: &Config, findings: &mut Findings) -> Result<(), Failure> {
     let now = Clock::System.now();
     setup::look(config, findings);
+    outages::look(config, findings);
     let opened = database::look(config, now, findings).await?;
     let names = policies::look(config, now, findings).await;
     let looked = match &opened {
