@@ -8,6 +8,7 @@ pub mod alerts;
 pub mod bench;
 pub mod costs;
 pub mod decisions;
+pub mod deliveries;
 pub mod embedded;
 pub mod ledger;
 pub mod outlook;
