@@ -36,7 +36,7 @@ static DATABASE: LazyLock<Database> = LazyLock::new(|| RUNTIME.block_on(Database
 
 const FORGET: &str =
     "TRUNCATE copilot_internal.cost_quotas, copilot_internal.cost_quota_periods, copilot_internal.tenants,
-    copilot_internal.reservations, copilot_internal.cost_records, copilot_internal.alerts";
+    copilot_internal.reservations, copilot_internal.cost_records, copilot_internal.alerts, copilot_internal.alert_deliveries";
 
 /// The gate that is tested: two hosts, and a third whose worker does what happens without a request.
 struct Gates {

@@ -2,6 +2,7 @@
 //! open one, so that readers of the tables see no stale spend.
 
 pub mod alerts;
+mod notices;
 
 use std::sync::Arc;
 use std::time::Duration;

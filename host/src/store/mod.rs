@@ -9,6 +9,7 @@ pub mod audit;
 pub mod bench;
 pub mod costs;
 pub mod decisions;
+pub mod deliveries;
 pub mod embedded;
 pub mod health;
 pub mod inspect;

@@ -14,15 +14,13 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
-use crate::alert::{Channel, Channels, Extras, Kind, Notice, SendError, Share, Subject, Summary};
+use super::notices::notice;
+use crate::alert::{Channel, Channels, Extras, SendError};
 use crate::clock::Clock;
 use crate::gate::Enforcement;
 use crate::metrics;
-use crate::money::Money;
 use crate::period::Period;
-use crate::quota::ResourceType;
-use crate::store::alerts::{Alert, Claimed};
-use crate::store::outlook::Spent;
+use crate::store::deliveries::Claimed;
 use crate::store::{Store, StoreError};
 
 const EVERY: Duration = Duration::from_secs(1);
@@ -243,60 +241,6 @@ async fn is_stopped(stopped: &mut watch::Receiver<bool>) {
 fn pause(attempt: i32) -> TimeDelta {
     let doublings = u32::try_from(attempt - 1).unwrap_or_default().min(10);
     (FIRST_PAUSE * 2_i32.pow(doublings)).min(LONGEST_PAUSE)
-}
-
-/// The alert as it is told; `None` where its row makes no sense.
-fn notice(claimed: &Claimed, enforcement: Enforcement) -> Option<Notice> {
-    let Alert { id, created_at, .. } = claimed.alert;
-    let kind = match claimed.alert.kind.as_str() {
-        "threshold" => Kind::Threshold(subject(claimed, enforcement)?, claimed.alert.threshold),
-        "predicted" => Kind::Predicted(subject(claimed, enforcement)?),
-        "summary" => Kind::Summary(summary(&claimed.alert)?),
-        _ => return None,
-    };
-    Some(Notice { id, at: created_at, kind })
-}
-
-fn subject(claimed: &Claimed, enforcement: Enforcement) -> Option<Subject> {
-    let alert = &claimed.alert;
-    let period: Period = alert.period.parse().ok()?;
-    let mut window = period.window(alert.window_start);
-    if period == Period::Lifetime
-        && let Some(since) = claimed.quota_since
-    {
-        window.start = since;
-    }
-    Some(Subject {
-        quota_id: alert.quota_id,
-        scope: alert.scope.clone(),
-        scope_id: alert.scope_id.clone(),
-        resource_type: alert.resource_type.clone(),
-        period,
-        window,
-        limit: alert.limit,
-        spend: alert.spend,
-        enforced: enforcement.of(&ResourceType::parse(&alert.resource_type).ok()?),
-    })
-}
-
-fn summary(alert: &Alert) -> Option<Summary> {
-    let period: Period = alert.period.parse().ok()?;
-    let told = Spent::read(alert.detail.as_deref()?)?;
-    let share = |name: String, nanos: i64, before: i64| Share {
-        name,
-        spend: Money::from_nanos(nanos),
-        before: Money::from_nanos(before),
-    };
-    Some(Summary {
-        period,
-        window: period.window(alert.window_start),
-        total: share("everybody".to_owned(), told.nanos, told.before_nanos),
-        most: told
-            .most
-            .into_iter()
-            .map(|most| share(format!("{} {}", most.scope_id, most.resource_type), most.nanos, most.before_nanos))
-            .collect(),
-    })
 }
 
 #[cfg(test)]

@@ -1,0 +1,201 @@
+//! Alerts on their way to people: which go where, who sends them, and how that went.
+//!
+//! Locks: `route_alerts` takes alerts and skips those that another host has; the rest touch one delivery each. Nothing
+//! here waits for a quota.
+
+use chrono::{DateTime, Utc};
+use sqlx::Row as _;
+
+use super::alerts::{Alert, alert, alert_columns};
+use super::{Store, StoreError};
+
+/// A delivery that this host is to make.
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    /// What is told.
+    pub alert: Alert,
+    /// An incident that is over, not one that begins.
+    pub resolves: bool,
+    /// This attempt's number, from 1: whoever has a later one has the delivery.
+    pub attempt: i32,
+    /// When the quota was made: where a lifetime begins.
+    pub quota_since: Option<DateTime<Utc>>,
+    /// The incident is over as the quota stands now.
+    pub is_over: bool,
+}
+
+/// Whether an alert `a` is over, as its quota `q` (null where it is gone) stands: its window has ended, or the limit was
+/// raised.
+macro_rules! is_over {
+    ($now:literal) => {
+        concat!(
+            "(q.id IS NULL OR copilot_internal.window_start(a.period, ",
+            $now,
+            ") > a.window_start
+              OR CASE a.kind WHEN 'predicted' THEN q.limit_usd > a.limit_usd
+                             ELSE q.current_spend_usd * 100 < q.limit_usd * a.threshold END)"
+        )
+    };
+}
+
+impl Store {
+    /// Makes a delivery to each of `channels` for up to `most` alerts that have none yet; those from before `not_before`
+    /// are stale and go nowhere. Summaries are no incidents: PagerDuty is not told. Tells how many alerts there were.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn route_alerts(
+        &self,
+        channels: &[&str],
+        not_before: DateTime<Utc>,
+        most: i64,
+    ) -> Result<u64, StoreError> {
+        let routed: i64 = sqlx::query_scalar(
+            "WITH fresh AS MATERIALIZED (
+                 SELECT id, kind, created_at FROM copilot_internal.alerts WHERE NOT routed
+                 ORDER BY created_at LIMIT $3 FOR UPDATE SKIP LOCKED
+             ), marked AS (
+                 UPDATE copilot_internal.alerts SET routed = true WHERE id = ANY (ARRAY(SELECT id FROM fresh))
+             ), made AS (
+                 INSERT INTO copilot_internal.alert_deliveries (alert_id, channel, due_at)
+                 SELECT fresh.id, channel, fresh.created_at FROM fresh, unnest($1::text[]) AS channel
+                 WHERE fresh.created_at >= $2 AND NOT (fresh.kind = 'summary' AND channel = 'pagerduty')
+                 ON CONFLICT DO NOTHING
+             ) SELECT count(*) FROM fresh",
+        )
+        .bind(channels)
+        .bind(not_before)
+        .bind(most)
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(u64::try_from(routed).unwrap_or_default())
+    }
+
+    /// Takes the delivery to `channel` that is due first, until `lease_until`; nobody else has it before then.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn claim_delivery(
+        &self,
+        channel: &str,
+        now: DateTime<Utc>,
+        lease_until: DateTime<Utc>,
+    ) -> Result<Option<Claimed>, StoreError> {
+        let row = sqlx::query(concat!(
+            "WITH next AS MATERIALIZED (
+                 SELECT alert_id FROM copilot_internal.alert_deliveries
+                 WHERE channel = $1 AND state = 'due' AND due_at <= $2
+                 ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED
+             ), claimed AS (
+                 UPDATE copilot_internal.alert_deliveries SET attempts = attempts + 1, due_at = $3
+                 WHERE channel = $1 AND alert_id = ANY (ARRAY(SELECT alert_id FROM next))
+                 RETURNING alert_id, action, attempts
+             ) SELECT ",
+            alert_columns!(),
+            ", claimed.action = 'resolve' AS resolves, claimed.attempts, q.created_at AS quota_since, ",
+            is_over!("$2"),
+            " AS is_over
+              FROM claimed JOIN copilot_internal.alerts a ON a.id = claimed.alert_id
+              LEFT JOIN copilot_internal.cost_quotas q ON q.id = a.quota_id"
+        ))
+        .bind(channel)
+        .bind(now)
+        .bind(lease_until)
+        .fetch_optional(&self.pool)
+        .await?;
+        let claimed = row.map(|row| {
+            Ok::<_, sqlx::Error>(Claimed {
+                alert: alert(&row)?,
+                resolves: row.try_get("resolves")?,
+                attempt: row.try_get("attempts")?,
+                quota_since: row.try_get("quota_since")?,
+                is_over: row.try_get("is_over")?,
+            })
+        });
+        Ok(claimed.transpose()?)
+    }
+
+    /// The channel has taken it.
+    ///
+    /// # Errors
+    /// The database does not answer; then it is sent again when the lease is over.
+    pub async fn delivered(&self, claimed: &Claimed, channel: &str, now: DateTime<Utc>) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE copilot_internal.alert_deliveries SET state = 'sent', sent_at = $4, last_error = NULL
+             WHERE alert_id = $1 AND channel = $2 AND state = 'due' AND attempts = $3",
+        )
+        .bind(claimed.alert.id)
+        .bind(channel)
+        .bind(claimed.attempt)
+        .bind(now)
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// The attempt failed: the next one is due at `again_at`, or never.
+    ///
+    /// # Errors
+    /// The database does not answer; then it is due when the lease is over.
+    pub async fn not_delivered(
+        &self,
+        claimed: &Claimed,
+        channel: &str,
+        again_at: Option<DateTime<Utc>>,
+        error: &str,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE copilot_internal.alert_deliveries
+             SET last_error = $5, due_at = coalesce($4, due_at), state = CASE WHEN $4 IS NULL THEN 'failed' ELSE 'due' END
+             WHERE alert_id = $1 AND channel = $2 AND state = 'due' AND attempts = $3",
+        )
+        .bind(claimed.alert.id)
+        .bind(channel)
+        .bind(claimed.attempt)
+        .bind(again_at)
+        .bind(error)
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// An incident that was to be resolved has begun again: it stays open.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn keep_open(&self, claimed: &Claimed, channel: &str) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE copilot_internal.alert_deliveries SET action = 'trigger', state = 'sent'
+             WHERE alert_id = $1 AND channel = $2 AND action = 'resolve' AND state = 'due' AND attempts = $3",
+        )
+        .bind(claimed.alert.id)
+        .bind(channel)
+        .bind(claimed.attempt)
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Makes a resolution due for up to `most` incidents that PagerDuty has and that are over; tells how many there were.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn close_incidents(&self, now: DateTime<Utc>, most: i64) -> Result<u64, StoreError> {
+        let closed = sqlx::query(concat!(
+            "UPDATE copilot_internal.alert_deliveries
+             SET action = 'resolve', state = 'due', attempts = 0, due_at = $1, sent_at = NULL, last_error = NULL
+             WHERE channel = 'pagerduty' AND action = 'trigger' AND state = 'sent' AND alert_id = ANY (ARRAY(
+                 SELECT d.alert_id FROM copilot_internal.alert_deliveries d
+                 JOIN copilot_internal.alerts a ON a.id = d.alert_id
+                 LEFT JOIN copilot_internal.cost_quotas q ON q.id = a.quota_id
+                 WHERE d.channel = 'pagerduty' AND d.action = 'trigger' AND d.state = 'sent' AND ",
+            is_over!("$1"),
+            " LIMIT $2))"
+        ))
+        .bind(now)
+        .bind(most)
+        .execute(&self.pool)
+        .await?;
+        Ok(closed.rows_affected())
+    }
+}
