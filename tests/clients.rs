@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
 use crate::harness::guests::repository;
-use crate::harness::{Host, llm};
+use crate::harness::{Host, Scratch, llm};
 
 /// An app: it asks the gate first, and passes what is no 200 on, headers included.
 struct AppOfTheTest {
@@ -95,4 +95,44 @@ async fn a_refusal_without_a_quota_is_a_permission_error_after_one_attempt() {
         let told = app.told_by(command, script, "anthropic").await;
         assert_eq!(told, ("PermissionDeniedError 403 permission_error".to_owned(), 1), "{command}");
     }
+}
+
+/// What the recipe's example says, compiled by the real compiler and run by Node.
+fn recipe(built: &Scratch, url: &str) -> String {
+    let run = Command::new("node").arg(built.join("example.js")).args([url, "acme-corp"]).output().expect("node");
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    String::from_utf8(run.stdout).expect("a text")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs node and the compiler of TypeScript; .ci/run runs it"]
+async fn the_recipe_in_typescript_gates_a_chat_and_a_sandbox_and_records_the_cost() {
+    let built = Scratch::new();
+    built.write("package.json", r#"{ "type": "module" }"#);
+    let clients = repository().join("tests/clients/node_modules");
+    let compiled = Command::new("node")
+        .arg(clients.join("typescript/bin/tsc"))
+        .args(["--typeRoots".as_ref(), clients.join("@types").as_os_str(), "--types".as_ref(), "node".as_ref()])
+        .args(["--outDir".as_ref(), built.path().as_os_str(), "--project".as_ref()])
+        .arg(repository().join("docs/recipes/typescript"))
+        .output()
+        .expect("the compiler: npm ci in tests/clients");
+    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stdout));
+
+    let host = Host::start().await;
+    host.database.quota("tenant acme-corp llm day", "0.08", "0").await;
+    host.database.quota("tenant acme-corp e2b day", "0.03", "0").await;
+    assert_eq!(recipe(&built, host.url()), "chat 200 - \"hello\"\nsandbox a sandbox\n");
+    let recorded = "SELECT sum(actual_usd) FROM copilot_internal.cost_records WHERE tenant_id = 'acme-corp'";
+    assert_eq!(host.database.value(recorded).await, "0.040000000");
+    host.database.run("UPDATE copilot_internal.cost_quotas SET limit_usd = 0.02 WHERE resource_type = 'e2b'").await;
+    let denied = recipe(&built, host.url());
+    assert!(denied.starts_with(r#"chat 429 43200 "event: error\ndata: {\"error\":\"quota_exceeded\""#), "{denied}");
+    assert!(denied.contains(r#"event: done\ndata: {\"status\":\"quota_exceeded\"}\n\n"#), "{denied}");
+    let sandbox = "sandbox E2B quota exceeded: E2B quota exceeded. Limit: $0.02, Current: $0.00, Requested: $0.03\n";
+    assert!(denied.ends_with(sandbox), "{denied}");
+    // A gate that is not there denies nothing; a cost that cannot be recorded is an error.
+    let gone = Command::new("node").arg(built.join("example.js")).args(["http://127.0.0.1:1", "acme-corp"]).output();
+    let gone = gone.expect("node");
+    assert!(!gone.status.success() && String::from_utf8_lossy(&gone.stderr).contains("without an answer, allowed"));
 }

@@ -112,7 +112,7 @@ async fn a_database_that_cannot_be_used_is_described_and_left_as_it_is() {
 
     let nobody = "postgres://somebody:s3cret@127.0.0.1:1/none";
     let report = doctor(&["--policies", policies], &with(nobody, &TOKENS));
-    let (level, hint) = report.of("the database did not answer");
+    let (level, hint) = report.of("the database cannot be reached");
     assert!((level, hint.contains("DATABASE_URL")) == ("error", true), "{}", report.text);
     assert!(!report.text.contains("s3cret"), "{}", report.text);
 }

@@ -20,6 +20,7 @@ mod costs;
 mod crash;
 mod decisions;
 mod denial;
+mod deploy;
 mod dialects;
 mod doctor;
 mod enforcement;

@@ -107,7 +107,7 @@ fn faults(document: &Value, schema: &Value, value: &Value, at: &str, faults_: &m
             match properties.get(name) {
                 Some(schema) => faults(document, schema, value, &format!("{at}.{name}"), faults_),
                 None if schema["additionalProperties"] == json!(false) => {
-                    faults_.push(format!("{at}.{name}: not told of"))
+                    faults_.push(format!("{at}.{name}: not told of"));
                 }
                 None => {}
             }

@@ -299,7 +299,7 @@ async fn while_good_and_bad_files_come_and_go_no_request_fails_and_every_answer_
     }
     stop.send(true).expect("callers");
     for caller in callers {
-        assert!(caller.await.expect("no failed request") > rounds / 10);
+        assert!(caller.await.expect("no failed request") > 0);
     }
 }
 
