@@ -7,6 +7,7 @@ mod harness;
 mod access;
 mod admin;
 mod adoption;
+mod authoring;
 mod breaker;
 mod check;
 mod command_line;

@@ -24,7 +24,7 @@ use tollgate::spool::Spool;
 use tollgate::store::Store;
 
 pub use self::answer::Answer;
-pub use self::binary::{Binary, tollgate};
+pub use self::binary::{Binary, Running, tollgate, tollgate_in};
 pub use self::cluster::Database;
 pub use self::patience::{PATIENCE, until};
 pub use self::scratch::Scratch;

@@ -1,6 +1,7 @@
 //! The commands: wire the world and hand it over.
 
 mod bench;
+mod completions;
 mod policy;
 mod quota;
 mod serve;
@@ -115,6 +116,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Bench(args) => bench::run(args).await,
         Command::Quota(command) => quota::run(command).await,
         Command::Policy(command) => policy::run(command).await,
+        Command::Completions { shell } => completions::print(shell),
         Command::CompilePolicy { memory_mib, cpu_seconds } => Ok(compile::child(memory_mib, cpu_seconds)?),
     }
 }

@@ -2,6 +2,8 @@
 
 mod build;
 mod change;
+mod inspect;
+mod new;
 mod test;
 
 use std::fs;
@@ -9,18 +11,27 @@ use std::path::{Path, PathBuf};
 
 use super::Failure;
 use crate::cli::PolicyCommand;
+use crate::config::Surroundings;
 use crate::policy::Folder;
+use crate::policy::compile::{CompileLimits, Compiler};
 use crate::telemetry;
 
 pub(super) async fn run(command: PolicyCommand) -> Result<(), Failure> {
     telemetry::to_stderr();
     let work = move || match command {
+        PolicyCommand::New { name, lang } => new::new(&name, lang),
         PolicyCommand::Build { paths, out } => build::build(&paths, &out),
-        PolicyCommand::Test { paths } => test::test(&paths),
+        PolicyCommand::Inspect { paths, json } => inspect::inspect(&paths, json),
+        PolicyCommand::Test(args) => test::test(&args),
         PolicyCommand::Promote(args) => change::change(args, Folder::promote),
         PolicyCommand::Rollback(args) => change::change(args, Folder::rollback),
     };
     tokio::task::spawn_blocking(work).await.map_err(|error| Failure::new(error.to_string()))?
+}
+
+/// In a child, as a host does it: what takes too much there is refused here.
+fn compiler() -> Compiler {
+    Compiler::new(Surroundings::of_this_process().program, CompileLimits::default(), None)
 }
 
 /// The components that `paths` name: files, and those of folders.
