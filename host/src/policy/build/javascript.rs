@@ -25,6 +25,8 @@ const disableFeatures = ["stdio", "random", "clocks", "http", "fetch-event"];
 const { component } = await componentize({ sourcePath, witPath, worldName: "policy", disableFeatures });
 await writeFile(out, component);
 "#;
+/// As the examples' package.json has them: componentize-js imports preview2-shim without naming it, so it comes along.
+const TOOLS: &str = "@bytecodealliance/componentize-js@0.23.0 @bytecodealliance/preview2-shim@0.17.9";
 /// What the script ends with where a package is not installed.
 const NOT_INSTALLED: i32 = 3;
 
@@ -65,9 +67,7 @@ pub(super) fn componentize(source: &Source) -> Result<(), BuildError> {
     let shown = source.folder.display();
     if status.code() == Some(NOT_INSTALLED) {
         return Err(BuildError::new(format!("{shown}: @bytecodealliance/componentize-js is not installed there"))
-            .hint(format!(
-                "npm install --prefix {shown} @bytecodealliance/componentize-js @bytecodealliance/preview2-shim"
-            )));
+            .hint(format!("npm install --prefix {shown} {TOOLS}")));
     }
     Err(BuildError::new(format!("{shown} does not become a component; the messages of node are above"))
         .hint(format!("{main} exports `decider` with describe, validateSettings and decide")))
