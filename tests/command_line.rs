@@ -189,7 +189,9 @@ fn policy_test_runs_fixtures_and_ends_with_1_where_one_fails() {
     let failed = test();
     assert_fails(&failed, 1, &["1 fixtures failed"]);
     assert!(
-        stdout(&failed).contains("FAILED wants the impossible\n         decision: expected deny, got allow"),
+        stdout(&failed).contains(
+            "FAILED wants the impossible\n                     expected  actual\n         decision    deny      allow\n"
+        ),
         "{}",
         stdout(&failed)
     );

@@ -12,11 +12,12 @@ use serde_json::json;
 use tollgate::decision::{Facts, Request};
 use tollgate::money::Money;
 use tollgate::period::Period;
+use tollgate::policy::build::build;
 use tollgate::quota::{Quota, QuotaKey, ResourceType, Scope, TenantId, Tier};
 use uuid::Uuid;
 
 use crate::harness::guests::repository;
-use crate::harness::{Answer, Host, NOON, Scratch, Setup, guests, instant};
+use crate::harness::{Answer, Host, NOON, Scratch, Setup, guests, instant, tollgate_in};
 
 /// As docs/writing-policies.md has them.
 const COMPONENTIZE_PY: &str = "componentize-py==0.25.1";
@@ -38,28 +39,37 @@ static BUILT: LazyLock<PathBuf> = LazyLock::new(|| {
     out
 });
 
-fn javascript(out: &Path) {
-    let work = out.join("javascript");
+/// A copy of an example, to be built in: nothing is left in the sources.
+fn copied(language: &str, out: &Path) -> PathBuf {
+    let work = out.join("work").join(language);
     std::fs::create_dir_all(&work).expect("a folder");
-    let source = repository().join("policies/examples/javascript");
+    let source = repository().join("policies/examples").join(language);
     run(Command::new("cp").args(["-R", "."]).arg(&work).current_dir(&source));
+    work
+}
+
+fn built(work: &Path, out: &Path) {
+    if let Err(error) = build(&[work.to_owned()], out, None) {
+        panic!("{}: {error}", work.display());
+    }
+}
+
+fn javascript(out: &Path) {
+    let work = copied("javascript", out);
     run(Command::new("npm").args(["install", "--no-package-lock", "--no-audit", "--no-fund"]).current_dir(&work));
-    let wit = repository().join("wit/policy.wit");
-    run(Command::new("node").arg("build.mjs").arg(out).env("POLICY_WIT", wit).current_dir(&work));
+    built(&work, out);
 }
 
 fn python(out: &Path) {
-    let venv = out.join("venv");
+    let work = copied("python", out);
+    let venv = work.join(".venv");
     run(Command::new("python3").args(["-m", "venv"]).arg(&venv));
     run(Command::new(venv.join("bin/pip")).args(["install", "--quiet", COMPONENTIZE_PY]));
-    let componentize = |sources: &str, module: &str, name: &str, options: &[&str]| {
-        let mut command = Command::new(venv.join("bin/componentize-py"));
-        command.arg("-d").arg(repository().join("wit/policy.wit")).args(["-w", "policy", "componentize"]).args(options);
-        command.arg("-p").arg(repository().join(sources)).arg("-o").arg(out.join(format!("{name}.wasm"))).arg(module);
-        run(command.env("PYTHONDONTWRITEBYTECODE", "1"));
-    };
-    componentize("policies/examples/python", "policy", "python", &["--stub-wasi"]);
-    componentize("tests/fixtures/languages", "curious", "curious", &[]);
+    built(&work, out);
+    let mut command = Command::new(venv.join("bin/componentize-py"));
+    command.arg("-d").arg(repository().join("wit/policy.wit")).args(["-w", "policy", "componentize"]);
+    command.arg("-p").arg(repository().join("tests/fixtures/languages")).arg("-o").arg(out.join("curious.wasm"));
+    run(command.arg("curious").env("PYTHONDONTWRITEBYTECODE", "1"));
 }
 
 /// The example's own, but for its deadline, which is for a machine that does nothing else.
@@ -139,6 +149,27 @@ async fn a_library_that_looks_around_in_its_sandbox_finds_nothing_but_the_reques
     assert_eq!(sights[5], "time 1767528000.0");
     assert!(sights[6].starts_with("random ") && sights[6].len() == "random ".len() + 16, "{first}");
     assert_ne!(first, second, "another request has other randomness");
+}
+
+#[test]
+#[ignore = "installs from npm and PyPI"]
+fn a_new_policy_in_another_language_builds_and_passes_its_fixtures() {
+    let work = BUILT.join("work");
+    for (language, installed) in [("javascript", "node_modules"), ("python", ".venv")] {
+        let folder = Scratch::new();
+        let does = |arguments: &[&str]| {
+            let output = tollgate_in(&folder, arguments, &[]);
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(0), "{said}{}", String::from_utf8_lossy(&output.stdout));
+        };
+        does(&["policy", "new", "gold", "--lang", language]);
+        // What the install line would bring.
+        let installed = (work.join(language).join(installed), folder.join("gold").join(installed));
+        std::os::unix::fs::symlink(installed.0, installed.1).expect("a link");
+        does(&["policy", "build", "gold", "--out", "policies"]);
+        folder.write("policies/gold.toml", LARGE);
+        does(&["policy", "test", "policies/gold.wasm"]);
+    }
 }
 
 /// For the documentation's numbers: `cargo test -- --ignored --nocapture what_a_decision_takes`.

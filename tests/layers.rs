@@ -18,7 +18,7 @@ const FLOORS: [&[&str]; 6] = [
 ];
 
 /// What only some rooms may say, and which.
-const DOORS: [(&str, &[&str]); 16] = [
+const DOORS: [(&str, &[&str]); 17] = [
     ("sqlx::", &["store"]),
     ("wasmtime::", &["policy"]),
     ("wasmtime_wasi::", &["policy"]),
@@ -27,6 +27,8 @@ const DOORS: [(&str, &[&str]); 16] = [
     ("axum::", &["api", "server"]),
     ("StatusCode", &["api"]),
     ("clap::", &["cli", "main", "commands"]),
+    ("clap_complete::", &["cli", "commands"]),
+    ("toml_edit::", &["policy"]),
     ("std::env", &["config"]),
     ("env::var", &["config"]),
     ("Utc::now", &["clock"]),

@@ -9,6 +9,7 @@ mod admin;
 mod adoption;
 mod alert_channels;
 mod alerts;
+mod authoring;
 mod authz;
 mod breaker;
 mod canary;

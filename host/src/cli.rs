@@ -46,6 +46,11 @@ pub enum Command {
     /// Build and test policies.
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Print a shell's completions of this command line.
+    Completions {
+        /// For `bash`: tollgate completions bash > ~/.local/share/bash-completion/completions/tollgate
+        shell: clap_complete::Shell,
+    },
     /// What the gate starts as a child: compiles the component on stdin, within limits, to code on stdout.
     #[command(hide = true)]
     CompilePolicy {
@@ -328,25 +333,69 @@ pub enum AlertCommand {
 /// Policies, without a store.
 #[derive(Debug, Subcommand)]
 pub enum PolicyCommand {
-    /// Build policy crates to components.
+    /// Start a policy: a folder that builds and passes its fixtures.
+    New {
+        /// The tier that it is for; the folder is called so.
+        name: String,
+        /// What it is written in.
+        #[arg(long, value_enum, default_value_t = PolicyLanguage::Rust)]
+        lang: PolicyLanguage,
+    },
+    /// Build policies to components.
     Build {
-        /// Crates, or workspaces of them.
+        /// Crates, or workspaces of them; folders with a package.json (JavaScript) or a policy.py (Python).
         #[arg(required = true, value_name = "PATH")]
         paths: Vec<PathBuf>,
         /// Where NAME.wasm goes, with its NAME.toml and NAME.fixtures.toml.
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
-    /// Run the fixtures of built policies.
-    Test {
-        /// NAME.wasm files, or folders of them; their fixtures lie beside them.
+    /// Tell what built policies are, and whether a host would take them.
+    Inspect {
+        /// NAME.wasm files, or folders of them.
         #[arg(required = true, value_name = "PATH")]
         paths: Vec<PathBuf>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
     },
+    /// Run the fixtures of built policies.
+    Test(PolicyTestArgs),
     /// Make NAME.next.wasm the live policy; hosts that watch the folder follow.
     Promote(PolicyChangeArgs),
     /// Put back what was live before the last promotion, or undo the last rollback.
     Rollback(PolicyChangeArgs),
+}
+
+/// What a policy can be started in.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum PolicyLanguage {
+    /// A crate.
+    Rust,
+    /// A package of npm.
+    Javascript,
+    /// A module.
+    Python,
+}
+
+/// Which fixtures run, and how their results are told.
+#[derive(Debug, Args)]
+pub struct PolicyTestArgs {
+    /// NAME.wasm files, or folders of them; their fixtures lie beside them.
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// As JSON; with --watch an object on a line for each run.
+    #[arg(long)]
+    pub json: bool,
+    /// Write the results to this file too, as `JUnit` XML.
+    #[arg(long, value_name = "FILE")]
+    pub junit: Option<PathBuf>,
+    /// Write what was decided into the fixtures, where something else is expected.
+    #[arg(long, conflicts_with = "watch")]
+    pub update: bool,
+    /// Test again whenever a file changes, until Ctrl-C.
+    #[arg(long)]
+    pub watch: bool,
 }
 
 /// Which policy of which folder.

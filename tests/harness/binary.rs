@@ -38,6 +38,49 @@ pub fn tollgate(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     output
 }
 
+/// As [`tollgate`], in a folder of the test's.
+pub fn tollgate_in(folder: &Scratch, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    command(folder, arguments, environment).output().expect("the binary")
+}
+
+/// A command that goes on until it is ended, and the lines of its stdout as they come.
+pub struct Running {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+    _home: Scratch,
+}
+
+impl Running {
+    pub fn start(arguments: &[&str]) -> Self {
+        let home = Scratch::new();
+        let mut child = command(&home, arguments, &[]).stdout(Stdio::piped()).spawn().expect("the binary");
+        let stdout = BufReader::new(child.stdout.take().expect("its stdout"));
+        let (tell, lines) = mpsc::channel();
+        std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| tell.send(line)));
+        Self { child, lines, _home: home }
+    }
+
+    /// What it prints up to and with the line that contains `end`.
+    pub fn until(&self, end: &str) -> String {
+        let mut text = String::new();
+        loop {
+            let line = self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no {end:?} after {text}"));
+            text.push_str(&line);
+            text.push('\n');
+            if line.contains(end) {
+                return text;
+            }
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// A gate that serves.
 pub struct Binary {
     child: Owned,

@@ -2,6 +2,7 @@
 
 mod alert;
 mod bench;
+mod completions;
 mod doctor;
 mod policy;
 mod quota;
@@ -121,6 +122,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Quota(command) => quota::run(command).await,
         Command::Tenant(command) => tenant::run(command).await,
         Command::Policy(command) => policy::run(command).await,
+        Command::Completions { shell } => completions::print(shell),
         Command::CompilePolicy { memory_mib, cpu_seconds } => Ok(compile::child(memory_mib, cpu_seconds)?),
     }
 }

@@ -15,7 +15,8 @@ mod generated {
 
 use generated::exports::tollgate::policy::decider as wit;
 pub(super) use generated::{Policy, PolicyPre};
-pub(super) use wit::{Description, PairParam as Pair, SettingSpec};
+pub use wit::Description;
+pub(super) use wit::{PairParam as Pair, SettingSpec};
 
 /// Names and values, as the guest's list of pairs.
 pub(super) fn pairs(list: &[(String, String)]) -> Vec<Pair<'_>> {

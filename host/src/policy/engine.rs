@@ -6,11 +6,13 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
+use wasmtime::component::Component;
 use wasmtime::{
     Config, Engine as Wasmtime, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Store,
     WasmBacktraceDetails,
 };
 
+use super::anatomy::Anatomy;
 use super::bindings::{self, Description, PolicyPre};
 use super::compile::Compiler;
 pub use super::failure::PolicyError;
@@ -73,19 +75,32 @@ impl Engine {
     /// As [`Engine::compile`], where and as `compiler` does it.
     pub(super) fn compile_by(
         &self,
-        compiler: &Compiler,
+        workshop: &Compiler,
         bytes: &[u8],
         limits: Limits,
     ) -> Result<Compiled, PolicyError> {
-        let load = PolicyError::Load;
-        let largest = limits.max_size_mib as usize * (1 << 20);
-        if bytes.len() > largest {
-            return Err(load(format!(
-                "{} bytes, more than the {} MiB that a policy may have (max_size_mib)",
-                bytes.len(),
-                limits.max_size_mib
-            )));
+        fits(bytes, limits)?;
+        self.link(&self.component(workshop, bytes)?, bytes, limits)
+    }
+
+    /// What a component is made of, and what [`Engine::compile`] says of it; compiled once for both.
+    pub(super) fn inspect(
+        &self,
+        workshop: &Compiler,
+        bytes: &[u8],
+        limits: Limits,
+    ) -> (Result<Anatomy, PolicyError>, Result<Compiled, PolicyError>) {
+        match self.component(workshop, bytes) {
+            Ok(component) => {
+                let compiled = fits(bytes, limits).and_then(|()| self.link(&component, bytes, limits));
+                (Ok(Anatomy::of(&component, bytes)), compiled)
+            }
+            Err(error) => (Err(error.clone()), Err(error)),
         }
+    }
+
+    fn component(&self, workshop: &Compiler, bytes: &[u8]) -> Result<Component, PolicyError> {
+        let load = PolicyError::Load;
         match bytes.get(..8) {
             Some([0, b'a', b's', b'm', 0x0d, 0, 1, 0]) => {}
             Some([0, b'a', b's', b'm', 1, 0, 0, 0]) => {
@@ -95,11 +110,27 @@ impl Engine {
             }
             _ => return Err(load("not a WebAssembly component".to_owned())),
         }
-        let component = compiler.component(&self.wasmtime, bytes)?;
-        let pre = PolicyPre::new(imports::link(&self.wasmtime, &component, limits.wasi)?)
-            .map_err(|error| load(format!("{NO_DECIDER}: {error:#}")))?;
+        workshop.component(&self.wasmtime, bytes)
+    }
+
+    fn link(&self, component: &Component, bytes: &[u8], limits: Limits) -> Result<Compiled, PolicyError> {
+        let pre = PolicyPre::new(imports::link(&self.wasmtime, component, limits.wasi)?)
+            .map_err(|error| PolicyError::Load(format!("{NO_DECIDER}: {error:#}")))?;
         Ok(Compiled { pre, limits, digest: digest(bytes).into() })
     }
+}
+
+/// Whether a file is no larger than its operator accepts.
+fn fits(bytes: &[u8], limits: Limits) -> Result<(), PolicyError> {
+    let largest = limits.max_size_mib as usize * (1 << 20);
+    if bytes.len() <= largest {
+        return Ok(());
+    }
+    Err(PolicyError::Load(format!(
+        "{} bytes, more than the {} MiB that a policy may have (max_size_mib)",
+        bytes.len(),
+        limits.max_size_mib
+    )))
 }
 
 /// `sha256:` and 64 hexadecimal digits.

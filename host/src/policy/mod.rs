@@ -1,17 +1,21 @@
 //! Policies: compile, limit and call components; the folder they live in; fixtures; building guests.
 
+pub mod anatomy;
 mod bindings;
 pub mod build;
+pub mod changes;
 pub mod compile;
 pub mod engine;
 mod failure;
 pub mod fixture;
 pub mod folder;
 mod imports;
-mod limits;
+pub mod limits;
 pub mod manifest;
 mod sandbox;
+pub mod scaffold;
 
+pub use bindings::Description;
 pub use engine::{Compiled, Engine};
 pub use failure::PolicyError;
-pub use folder::{Folder, Generation, Policy, Session, Watch, Workshop};
+pub use folder::{Folder, Generation, Inspection, Policy, Session, Trial, Watch, Workshop};

@@ -12,6 +12,7 @@ mod kept;
 mod policy;
 mod promote;
 mod scan;
+mod trial;
 mod watch;
 
 use std::path::{Path, PathBuf};
@@ -30,6 +31,7 @@ pub use self::candidate::{Candidate, CandidateStatus};
 pub use self::generation::{Generation, Serving, Status};
 pub use self::policy::{Policy, Session};
 pub use self::promote::ChangeError;
+pub use self::trial::{Inspection, Trial};
 pub use self::watch::Watch;
 
 /// The policy of tenants without a tier, and of tiers without a file.

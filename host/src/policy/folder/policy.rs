@@ -5,11 +5,11 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use super::files::Files;
+use super::trial::Trial;
 use crate::decision::{Facts, PolicyRef, Verdict};
 use crate::policy::compile::Compiler;
 use crate::policy::engine::{self, Compiled, Engine, PolicyError};
-use crate::policy::fixture::Fixtures;
-use crate::policy::manifest::{Manifest, OnError};
+use crate::policy::manifest::OnError;
 
 /// A policy that passed its own fixtures, with the operator's settings.
 pub struct Policy {
@@ -61,23 +61,9 @@ impl Policy {
         files: &Files,
         now: DateTime<Utc>,
     ) -> Result<Self, PolicyError> {
-        let in_manifest = |error| within(&format!("{name}.toml"), error);
-        let manifest = Manifest::parse(&files.manifest).map_err(in_manifest)?;
-        let limits = manifest.limits().map_err(in_manifest)?;
-        let compiled = engine.compile_by(workshop, &files.component, limits)?;
-        let description = compiled.describe()?;
-        let settings = manifest.resolve(&description).map_err(in_manifest)?;
-        compiled.validate_settings(&settings).map_err(|error| within("settings", error))?;
-        let fixtures = Fixtures::parse(&files.fixtures)
-            .map_err(|fault| PolicyError::Load(format!("{name}.fixtures.toml: {fault}")))?;
-        let mut failed = fixtures.run(&compiled, &Manifest::for_fixtures(&description, &settings));
-        failed.retain(|case| !case.differences.is_empty());
-        if !failed.is_empty() {
-            let cases = failed.iter().map(|case| format!("{:?}: {}", case.name, case.differences.join(", ")));
-            let fault = format!("{} fixtures failed: {}", failed.len(), cases.collect::<Vec<_>>().join("; "));
-            let was_late = failed.iter().all(|case| case.timed_out);
-            return Err(if was_late { PolicyError::Unready(fault) } else { PolicyError::Load(fault) });
-        }
+        let trial = Trial::of(engine, workshop, name, files)?;
+        trial.pass()?;
+        let Trial { manifest, compiled, description, settings, .. } = trial;
         Ok(Self {
             reference: PolicyRef { name: name.into(), digest: compiled.digest().clone() },
             compiled,

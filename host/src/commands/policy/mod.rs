@@ -1,0 +1,58 @@
+//! `policy`: the author's loop, a file for each command.
+
+mod build;
+mod change;
+mod inspect;
+mod new;
+mod test;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::Failure;
+use crate::cli::PolicyCommand;
+use crate::config::Surroundings;
+use crate::policy::Folder;
+use crate::policy::compile::{CompileLimits, Compiler};
+use crate::telemetry;
+
+pub(super) async fn run(command: PolicyCommand) -> Result<(), Failure> {
+    telemetry::to_stderr();
+    let work = move || match command {
+        PolicyCommand::New { name, lang } => new::new(&name, lang),
+        PolicyCommand::Build { paths, out } => build::build(&paths, &out),
+        PolicyCommand::Inspect { paths, json } => inspect::inspect(&paths, json),
+        PolicyCommand::Test(args) => test::test(&args),
+        PolicyCommand::Promote(args) => change::change(args, Folder::promote),
+        PolicyCommand::Rollback(args) => change::change(args, Folder::rollback),
+    };
+    tokio::task::spawn_blocking(work).await.map_err(|error| Failure::new(error.to_string()))?
+}
+
+/// In a child, as a host does it: what takes too much there is refused here.
+fn compiler() -> Compiler {
+    Compiler::new(Surroundings::of_this_process().program, CompileLimits::default(), None)
+}
+
+/// The components that `paths` name: files, and those of folders.
+fn components(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+    let unreadable = |path: &Path, error| Failure::new(format!("{}: {error}", path.display()));
+    let mut components = Vec::new();
+    for path in paths {
+        if !fs::metadata(path).map_err(|error| unreadable(path, error))?.is_dir() {
+            components.push(path.clone());
+            continue;
+        }
+        for entry in fs::read_dir(path).map_err(|error| unreadable(path, error))? {
+            let file = entry.map_err(|error| unreadable(path, error))?.path();
+            if file.extension().is_some_and(|extension| extension == "wasm") {
+                components.push(file);
+            }
+        }
+    }
+    components.sort();
+    if components.is_empty() {
+        return Err(Failure::new("no policies there").hint("build some with `tollgate policy build PATH --out DIR`"));
+    }
+    Ok(components)
+}
