@@ -26,7 +26,7 @@ use crate::gate::{Gate, StoreFailure};
 use crate::policy::Folder;
 use crate::store::Store;
 
-pub use self::admin::QuotaView;
+pub use self::admin::{DecisionView, QuotaView};
 
 const LARGEST_BODY: usize = 64 << 10;
 

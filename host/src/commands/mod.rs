@@ -1,9 +1,16 @@
 //! The commands: wire the world and hand it over.
 
 mod bench;
+mod decision;
+mod explore;
 mod policy;
+mod policy_bench;
 mod quota;
+mod replay;
 mod serve;
+mod since;
+mod source;
+mod table;
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -114,6 +121,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Migrate(args) => migrate(args).await,
         Command::Bench(args) => bench::run(args).await,
         Command::Quota(command) => quota::run(command).await,
+        Command::Decision(command) => decision::run(command).await,
         Command::Policy(command) => policy::run(command).await,
         Command::CompilePolicy { memory_mib, cpu_seconds } => Ok(compile::child(memory_mib, cpu_seconds)?),
     }

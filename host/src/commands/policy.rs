@@ -1,12 +1,13 @@
-//! `policy build`, `test`, `promote` and `rollback`.
+//! `policy build`, `test`, `promote` and `rollback`; what takes more has a file of its own.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use tokio::runtime::Handle;
 
-use super::{Failure, shown};
+use super::{Failure, explore, policy_bench, replay, shown};
 use crate::cli::{PolicyChangeArgs, PolicyCommand};
 use crate::clock::Clock;
 use crate::config::{Config, Surroundings};
@@ -27,9 +28,12 @@ pub(super) async fn run(command: PolicyCommand) -> Result<(), Failure> {
             }
             Ok(())
         }
-        PolicyCommand::Test { paths } => test(&paths),
+        PolicyCommand::Test { paths, explore: args } if args.explore => explore::run(&components(&paths)?, &args),
+        PolicyCommand::Test { paths, .. } => test(&paths),
+        PolicyCommand::Bench(args) => policy_bench::run(&components(&args.paths)?, &args),
         PolicyCommand::Promote(args) => change(args, Folder::promote),
         PolicyCommand::Rollback(args) => change(args, Folder::rollback),
+        PolicyCommand::Replay(args) => Handle::current().block_on(replay::run(args)),
     };
     tokio::task::spawn_blocking(work).await.map_err(|error| Failure::new(error.to_string()))?
 }

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use wildmatch::WildMatch;
 
 use super::engine::{Compiled, PolicyError};
+use super::explore::Question;
 use crate::decision::{Decision, Facts, Outcome, PolicyRef, Request};
 use crate::money::Money;
 use crate::period::Period;
@@ -125,6 +126,13 @@ impl Fixtures {
             })
             .collect()
     }
+
+    /// What the cases ask, under `settings`, which a case's own go over. A case whose facts do not hold asks nothing.
+    pub fn questions(&self, settings: &[(String, String)]) -> Vec<Question> {
+        let question =
+            |case: &Case| Some(Question { facts: case.facts().ok()?, settings: case.settings_over(settings) });
+        self.cases.iter().filter_map(question).collect()
+    }
 }
 
 impl Case {
@@ -133,12 +141,15 @@ impl Case {
             Ok(facts) => facts,
             Err(fault) => return Ok(vec![fault]),
         };
-        let mut settings: Vec<_> =
-            settings.iter().filter(|(name, _)| !self.settings.contains_key(name)).cloned().collect();
-        settings.extend(self.settings.clone());
+        let settings = self.settings_over(settings);
         let verdict = policy.decide(&facts, &settings)?;
         let name = PolicyRef { name: "fixture".into(), digest: policy.digest().clone() };
         Ok(self.expect.differences(&Decision::new(facts, name, verdict, true)))
+    }
+
+    fn settings_over(&self, settings: &[(String, String)]) -> Vec<(String, String)> {
+        let others = settings.iter().filter(|(name, _)| !self.settings.contains_key(name)).cloned();
+        others.chain(self.settings.clone()).collect()
     }
 
     fn facts(&self) -> Result<Facts, String> {

@@ -4,12 +4,15 @@ mod bindings;
 pub mod build;
 pub mod compile;
 pub mod engine;
+pub mod explore;
 mod failure;
 pub mod fixture;
 pub mod folder;
 mod imports;
 mod limits;
 pub mod manifest;
+pub mod measure;
+pub mod paste;
 mod sandbox;
 
 pub use engine::{Compiled, Engine};
