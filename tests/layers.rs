@@ -18,7 +18,7 @@ const FLOORS: [&[&str]; 6] = [
 ];
 
 /// What only some rooms may say, and which.
-const DOORS: [(&str, &[&str]); 17] = [
+const DOORS: [(&str, &[&str]); 18] = [
     ("sqlx::", &["store"]),
     ("wasmtime::", &["policy"]),
     ("wasmtime_wasi::", &["policy"]),

@@ -43,6 +43,9 @@ pub enum Command {
     /// Take tenants on board, look at them, change their tier, close them.
     #[command(subcommand)]
     Tenant(TenantCommand),
+    /// List and explain stored decisions.
+    #[command(subcommand)]
+    Decision(DecisionCommand),
     /// Build and test policies.
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -296,6 +299,43 @@ pub struct QuotaKeyArgs {
     pub period: String,
 }
 
+/// Stored decisions, from the store directly.
+#[derive(Debug, Subcommand)]
+pub enum DecisionCommand {
+    /// The newest decisions; denials are all stored, allowed checks up to a rate.
+    List {
+        /// Only of this tenant.
+        #[arg(long)]
+        tenant: Option<String>,
+        /// Only allowed, denied, unenforced or failed.
+        #[arg(long)]
+        outcome: Option<String>,
+        /// Only of the last 90m, 24h or 7d, or since an instant such as 2026-01-04T12:00:00Z.
+        #[arg(long, value_name = "TIME")]
+        since: Option<String>,
+        /// At most so many.
+        #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(i64).range(1..=1000))]
+        limit: i64,
+        /// As JSON, with the facts.
+        #[arg(long)]
+        json: bool,
+        /// Where the store is.
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+    /// One decision: what its policy saw and answered, which quota bound, what became of the reservation.
+    Explain {
+        /// The `decisionId` of an answer or a log line.
+        id: String,
+        /// As a fixture for NAME.fixtures.toml instead.
+        #[arg(long)]
+        fixture: bool,
+        /// Where the store is.
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+}
+
 /// Alerts, on the store directly, and their channels.
 #[derive(Debug, Subcommand)]
 pub enum AlertCommand {
@@ -361,6 +401,10 @@ pub enum PolicyCommand {
     },
     /// Run the fixtures of built policies.
     Test(PolicyTestArgs),
+    /// Measure policies: time and instructions per decision, and memory.
+    Bench(PolicyBenchArgs),
+    /// Ask a candidate what was decided before: who would now be denied or allowed, and how much money that is.
+    Replay(ReplayArgs),
     /// Make NAME.next.wasm the live policy; hosts that watch the folder follow.
     Promote(PolicyChangeArgs),
     /// Put back what was live before the last promotion, or undo the last rollback.
@@ -396,6 +440,72 @@ pub struct PolicyTestArgs {
     /// Test again whenever a file changes, until Ctrl-C.
     #[arg(long)]
     pub watch: bool,
+    /// Generated facts instead of fixtures.
+    #[command(flatten)]
+    pub explore: ExploreArgs,
+}
+
+/// Facts that no fixture thought of.
+#[derive(Debug, Args)]
+pub struct ExploreArgs {
+    /// Generate facts, and look for failures, answers that differ, and more allowed where less is denied.
+    #[arg(long)]
+    pub explore: bool,
+    /// Generate the same facts as the run that printed this.
+    #[arg(long, requires = "explore")]
+    pub seed: Option<u64>,
+    /// How many questions; each is asked several times.
+    #[arg(long, value_name = "N", requires = "explore", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub questions: u32,
+}
+
+/// What `policy bench` measures, and what it must not be above.
+#[derive(Debug, Args)]
+pub struct PolicyBenchArgs {
+    /// NAME.wasm files, or folders of them; what their fixtures ask is measured.
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Milliseconds for each policy.
+    #[arg(long, value_name = "MS", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    pub time: u64,
+    /// Write the figures to a file, for a later --against.
+    #[arg(long, value_name = "FILE")]
+    pub save: Option<PathBuf>,
+    /// Show what has changed since a saved run.
+    #[arg(long, value_name = "FILE")]
+    pub against: Option<PathBuf>,
+    /// End with 1 if a decision takes more instructions.
+    #[arg(long, value_name = "N")]
+    pub max_fuel: Option<u64>,
+    /// End with 1 if one decision in a hundred takes longer, such as 50us or 2ms.
+    #[arg(long, value_name = "TIME")]
+    pub max_p99: Option<String>,
+    /// As JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which decisions, and under what.
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    /// The candidate, NEW.wasm; its settings are those of NEW.toml beside it.
+    #[arg(value_name = "NEW.wasm")]
+    pub candidate: PathBuf,
+    /// The decisions of the last 90m, 24h or 7d, or since an instant such as 2026-01-04T12:00:00Z.
+    #[arg(long, value_name = "TIME", default_value = "24h")]
+    pub since: String,
+    /// Only those that this policy made.
+    #[arg(long, value_name = "NAME")]
+    pub policy: Option<String>,
+    /// Only of this tenant.
+    #[arg(long)]
+    pub tenant: Option<String>,
+    /// As JSON, with every tenant.
+    #[arg(long)]
+    pub json: bool,
+    /// Where the store is.
+    #[command(flatten)]
+    pub store: StoreArgs,
 }
 
 /// Which policy of which folder.

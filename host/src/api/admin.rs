@@ -331,9 +331,10 @@ fn policies_body(generation: &Generation) -> serde_json::Value {
     json!({ "policies": policies.collect::<Vec<_>>() })
 }
 
+/// A stored decision as administrators see it.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct DecisionView {
+pub struct DecisionView {
     decision_id: Uuid,
     decided_at: Instant,
     tenant_id: String,

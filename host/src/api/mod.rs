@@ -32,7 +32,7 @@ use crate::gate::{Gate, StoreFailure};
 use crate::policy::Folder;
 use crate::store::Store;
 
-pub use self::admin::QuotaView;
+pub use self::admin::{DecisionView, QuotaView};
 pub use self::alerts::AlertView;
 pub use self::audit::AuditView;
 pub use self::overrides::reason;

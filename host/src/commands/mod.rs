@@ -3,10 +3,17 @@
 mod alert;
 mod bench;
 mod completions;
+mod decision;
 mod doctor;
+mod explore;
 mod policy;
+mod policy_bench;
 mod quota;
+mod replay;
 mod serve;
+mod since;
+mod source;
+mod table;
 mod tenant;
 
 use std::error::Error;
@@ -121,6 +128,7 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Bench(args) => bench::run(args).await,
         Command::Quota(command) => quota::run(command).await,
         Command::Tenant(command) => tenant::run(command).await,
+        Command::Decision(command) => decision::run(command).await,
         Command::Policy(command) => policy::run(command).await,
         Command::Completions { shell } => completions::print(shell),
         Command::CompilePolicy { memory_mib, cpu_seconds } => Ok(compile::child(memory_mib, cpu_seconds)?),

@@ -20,6 +20,7 @@ mod lane;
 mod lines;
 mod money;
 mod outage;
+pub mod recall;
 mod recorder;
 mod replay;
 mod reserve;

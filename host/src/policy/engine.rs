@@ -37,8 +37,8 @@ pub struct Engine {
 
 /// A compiled policy, checked against the world; any number of threads can run it at once.
 pub struct Compiled {
-    pre: PolicyPre<Guard>,
-    limits: Limits,
+    pub(super) pre: PolicyPre<Guard>,
+    pub(super) limits: Limits,
     digest: Arc<str>,
 }
 
@@ -48,8 +48,22 @@ impl Engine {
     /// # Errors
     /// The machine does not give the address space that the pool of memories needs.
     pub fn new() -> Result<Self, PolicyError> {
+        Self::of(&config())
+    }
+
+    /// An engine that counts instructions, which no policy serves from: counting makes its code slower.
+    ///
+    /// # Errors
+    /// As [`Engine::new`].
+    pub(super) fn counting() -> Result<Self, PolicyError> {
+        let mut config = config();
+        config.consume_fuel(true);
+        Self::of(&config)
+    }
+
+    fn of(config: &Config) -> Result<Self, PolicyError> {
         let load = |error: wasmtime::Error| PolicyError::Load(format!("{error:#}"));
-        let wasmtime = Arc::new(Wasmtime::new(&config()).map_err(load)?);
+        let wasmtime = Arc::new(Wasmtime::new(config).map_err(load)?);
         let ticked: Weak<Wasmtime> = Arc::downgrade(&wasmtime);
         std::thread::Builder::new()
             .name("policy-ticks".into())
@@ -187,7 +201,7 @@ impl Compiled {
         self.session().decide(facts, settings)
     }
 
-    fn store(&self, moment: Moment) -> Store<Guard> {
+    pub(super) fn store(&self, moment: Moment) -> Store<Guard> {
         let sandbox = match self.limits.wasi {
             Wasi::Deny => None,
             Wasi::Sandbox => Some(Box::new(Sandbox::new(moment, &self.digest))),

@@ -6,12 +6,15 @@ pub mod build;
 pub mod changes;
 pub mod compile;
 pub mod engine;
+pub mod explore;
 mod failure;
 pub mod fixture;
 pub mod folder;
 mod imports;
 pub mod limits;
 pub mod manifest;
+pub mod measure;
+pub mod paste;
 mod sandbox;
 pub mod scaffold;
 

@@ -63,6 +63,8 @@ pub struct StoredDecision {
     pub code: Option<String>,
     /// Of the denial or failure.
     pub reason: Option<String>,
+    /// The binding quota.
+    pub quota_id: Option<Uuid>,
     /// Which policy decided.
     pub policy_name: String,
     /// `sha256:…`.
@@ -84,10 +86,23 @@ pub struct DecisionFilter {
     pub limit: i64,
 }
 
+/// Which decisions are read again.
+#[derive(Clone, Debug)]
+pub struct Span {
+    /// Not before this.
+    pub since: DateTime<Utc>,
+    /// Not after this, so that reading ends while a host goes on writing.
+    pub until: DateTime<Utc>,
+    /// Of one tenant.
+    pub tenant_id: Option<String>,
+    /// That this policy made.
+    pub policy_name: Option<String>,
+}
+
 macro_rules! stored_columns {
     () => {
         "SELECT id, decided_at, tenant_id, user_id, resource_type, (estimate_usd * 1000000000)::bigint AS estimate_nanos,
-                request_id, outcome, code, reason, policy_name, policy_digest, facts::text AS facts
+                request_id, outcome, code, reason, quota_id, policy_name, policy_digest, facts::text AS facts
          FROM copilot_internal.decisions"
     };
 }
@@ -144,6 +159,34 @@ impl Store {
         .bind(&filter.outcome)
         .bind(filter.since)
         .bind(filter.limit)
+        .fetch_all(&self.pool)
+        .await?)
+    }
+
+    /// The decisions of a span after the one of that time and id, oldest first, at most `most`: a page, so that no
+    /// statement takes long however many there are.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn decisions_after(
+        &self,
+        span: &Span,
+        after: Option<(DateTime<Utc>, Uuid)>,
+        most: i64,
+    ) -> Result<Vec<StoredDecision>, StoreError> {
+        let (after, id) = after.unwrap_or((span.since, Uuid::nil()));
+        Ok(sqlx::query_as(concat!(
+            stored_columns!(),
+            " WHERE decided_at >= $1 AND (decided_at, id) > ($1, $2) AND decided_at <= $3
+                AND ($4::text IS NULL OR tenant_id = $4) AND ($5::text IS NULL OR policy_name = $5)
+              ORDER BY decided_at, id LIMIT $6"
+        ))
+        .bind(after)
+        .bind(id)
+        .bind(span.until)
+        .bind(&span.tenant_id)
+        .bind(&span.policy_name)
+        .bind(most)
         .fetch_all(&self.pool)
         .await?)
     }

@@ -324,6 +324,22 @@ impl Store {
         Ok(row.as_ref().map(|row| reservation(row, 0)).transpose()?)
     }
 
+    /// The reservation that a decision has made, whosever it is; the two have one id.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn reservation_of(&self, decision: Uuid) -> Result<Option<Reservation>, StoreError> {
+        let row = sqlx::query(concat!(
+            "SELECT ",
+            reservation_columns!(),
+            " FROM copilot_internal.reservations r WHERE r.id = $1"
+        ))
+        .bind(decision)
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(row.as_ref().map(|row| reservation(row, 0)).transpose()?)
+    }
+
     /// Those reservations that `request_ids` of tenants have made, in no order.
     ///
     /// # Errors

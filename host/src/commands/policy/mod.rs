@@ -9,7 +9,9 @@ mod test;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::Failure;
+use tokio::runtime::Handle;
+
+use super::{Failure, explore, policy_bench, replay};
 use crate::cli::PolicyCommand;
 use crate::config::Surroundings;
 use crate::policy::Folder;
@@ -22,7 +24,10 @@ pub(super) async fn run(command: PolicyCommand) -> Result<(), Failure> {
         PolicyCommand::New { name, lang } => new::new(&name, lang),
         PolicyCommand::Build { paths, out } => build::build(&paths, &out),
         PolicyCommand::Inspect { paths, json } => inspect::inspect(&paths, json),
+        PolicyCommand::Test(args) if args.explore.explore => explore::run(&components(&args.paths)?, &args.explore),
         PolicyCommand::Test(args) => test::test(&args),
+        PolicyCommand::Bench(args) => policy_bench::run(&components(&args.paths)?, &args),
+        PolicyCommand::Replay(args) => Handle::current().block_on(replay::run(args)),
         PolicyCommand::Promote(args) => change::change(args, Folder::promote),
         PolicyCommand::Rollback(args) => change::change(args, Folder::rollback),
     };
