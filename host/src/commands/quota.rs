@@ -1,6 +1,6 @@
 //! `quota list`, `set`, `delete`: on the store directly.
 
-use super::{Failure, OpenStore, configured};
+use super::{Failure, OpenStore, configured, table};
 use crate::api::QuotaView;
 use crate::cli::{QuotaCommand, QuotaKeyArgs};
 use crate::clock::Clock;
@@ -107,8 +107,7 @@ fn print(quotas: &[ListedQuota], json: bool) -> Result<(), Failure> {
         return Ok(());
     }
     let header = ["SCOPE", "SCOPE ID", "RESOURCE", "PERIOD", "LIMIT", "SPEND", "HELD", "REMAINING", "RESETS AT"];
-    let mut rows = vec![header.map(str::to_owned)];
-    rows.extend(quotas.iter().map(|listed| {
+    let rows = quotas.iter().map(|listed| {
         let quota = listed.row.at(now);
         [
             quota.key.scope.to_string(),
@@ -121,14 +120,7 @@ fn print(quotas: &[ListedQuota], json: bool) -> Result<(), Failure> {
             quota.remaining().to_string(),
             quota.window.end.map_or_else(|| "never".to_owned(), |end| end.format("%Y-%m-%d %H:%M").to_string()),
         ]
-    }));
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-    let widths: Vec<usize> = (0..header.len()).map(width).collect();
-    for row in &rows {
-        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| {
-            if (4..=7).contains(&column) { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
-        });
-        println!("{}", cells.collect::<Vec<_>>().join("  ").trim_end());
-    }
+    });
+    table::print(header, rows.collect(), &[4, 5, 6, 7]);
     Ok(())
 }
