@@ -31,7 +31,7 @@ fn nothing_is_found_in_the_shipped_policies() {
 fn each_fault_is_found_shrunk_and_printed_as_fixtures_that_fail() {
     for (fault, told, smallest) in [
         ("index", "FOUND it gives no verdict: trapped", "estimatedCostUsd = \"0.00\" }\nquotas = []\n"),
-        ("truncated", "FOUND it denies $", "estimatedCostUsd = \"2.00\" }\nquotas = []\n"),
+        ("truncated", "FOUND it denies $2.00, and allows $3.00", "estimatedCostUsd = \"2.00\" }\nquotas = []\n"),
         (
             "unsigned",
             "FOUND it denies where $0.00 of the tenant's day is spent, and allows where $",
@@ -49,12 +49,9 @@ fn each_fault_is_found_shrunk_and_printed_as_fixtures_that_fail() {
                 "{part:?} is not in {shown}"
             );
         }
-        let cases: String = shown[shown.find("[[case]]").expect("a case")..]
-            .lines()
-            .filter(|line| !line.starts_with("  FOUND"))
-            .map(|line| format!("{line}\n"))
-            .collect();
-        folder.write("faulty.fixtures.toml", cases);
+        let cases = shown[shown.find("[[case]]").expect("a case")..].lines();
+        let cases: Vec<&str> = cases.filter(|line| !line.starts_with("  FOUND")).collect();
+        folder.write("faulty.fixtures.toml", cases.join("\n"));
         let tested = tollgate(&["policy", "test", component.to_str().expect("a text")], &[]);
         assert_eq!(tested.status.code(), Some(1), "{shown}{}", String::from_utf8_lossy(&tested.stderr));
     }

@@ -199,19 +199,6 @@ fn actor() -> String {
     user.map_or_else(|| format!("cli:{id}"), |user| format!("cli:{}", user.name))
 }
 
-/// Rows as a table for people; the columns of `numbers` stand at the right.
-fn table<const N: usize>(rows: &[[String; N]], numbers: &[usize]) -> String {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-    let widths: Vec<usize> = (0..N).map(width).collect();
-    let line = |row: &[String; N]| {
-        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| {
-            if numbers.contains(&column) { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
-        });
-        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
-    };
-    rows.iter().map(line).collect()
-}
-
 /// A path as people read it: relative where it lies below the working directory.
 fn shown(path: &Path) -> String {
     let here = std::path::absolute(".").unwrap_or_default();

@@ -161,8 +161,7 @@ fn print(quotas: &[ListedQuota], json: bool) -> Result<(), Failure> {
         return Ok(());
     }
     let header = ["SCOPE", "SCOPE ID", "RESOURCE", "PERIOD", "LIMIT", "SPEND", "HELD", "REMAINING", "RESETS AT"];
-    let mut rows = vec![header.map(str::to_owned)];
-    rows.extend(quotas.iter().map(|listed| {
+    let rows = quotas.iter().map(|listed| {
         let quota = listed.row.at(now);
         [
             quota.key.scope.to_string(),
@@ -175,7 +174,7 @@ fn print(quotas: &[ListedQuota], json: bool) -> Result<(), Failure> {
             quota.remaining().to_string(),
             quota.window.end.map_or_else(|| "never".to_owned(), |end| end.format("%Y-%m-%d %H:%M").to_string()),
         ]
-    }));
-    print!("{}", table(&rows, &[4, 5, 6, 7]));
+    });
+    table::print(header, rows.collect(), &[4, 5, 6, 7]);
     Ok(())
 }

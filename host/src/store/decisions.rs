@@ -1,6 +1,6 @@
 //! The decision log: every denial, and allowed checks up to a rate, with the facts that the policy saw.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::FromRow;
 use uuid::Uuid;
 
@@ -163,26 +163,26 @@ impl Store {
         .await?)
     }
 
-    /// The decisions of a span after the one of that time and id, oldest first, at most `most`: a page, so that no
-    /// statement takes long however many there are.
+    /// The decisions of a span that are later than `after`, oldest first: `most`, and those of the same instant as the
+    /// last of them. A page, so that no statement takes long however many there are; in the order of the index, so that
+    /// none sorts what is left.
     ///
     /// # Errors
     /// The database does not answer.
     pub async fn decisions_after(
         &self,
         span: &Span,
-        after: Option<(DateTime<Utc>, Uuid)>,
+        after: Option<DateTime<Utc>>,
         most: i64,
     ) -> Result<Vec<StoredDecision>, StoreError> {
-        let (after, id) = after.unwrap_or((span.since, Uuid::nil()));
+        let first = || span.since - TimeDelta::microseconds(1);
         Ok(sqlx::query_as(concat!(
             stored_columns!(),
-            " WHERE decided_at >= $1 AND (decided_at, id) > ($1, $2) AND decided_at <= $3
-                AND ($4::text IS NULL OR tenant_id = $4) AND ($5::text IS NULL OR policy_name = $5)
-              ORDER BY decided_at, id LIMIT $6"
+            " WHERE decided_at > $1 AND decided_at <= $2
+                AND ($3::text IS NULL OR tenant_id = $3) AND ($4::text IS NULL OR policy_name = $4)
+              ORDER BY decided_at FETCH FIRST ($5) ROWS WITH TIES"
         ))
-        .bind(after)
-        .bind(id)
+        .bind(after.unwrap_or_else(first))
         .bind(span.until)
         .bind(&span.tenant_id)
         .bind(&span.policy_name)

@@ -5,6 +5,7 @@
 //! 3. each is decided again from its facts, in an instance of its own, on every processor;
 //! 4. what would be another decision is counted, by tier and tenant.
 
+mod report;
 mod tally;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -14,14 +15,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use self::tally::{Tallies, Tally};
+use self::tally::Tallies;
 use super::since::since;
 use super::source::{Ready, Source};
-use super::{Failure, OpenStore, configured, shown, table};
+use super::{Failure, OpenStore, configured, shown};
 use crate::cli::ReplayArgs;
 use crate::clock::Clock;
 use crate::decision::{Decision, Facts};
@@ -36,8 +36,6 @@ const PAGE: i64 = 1_000;
 const WAITING: usize = 4;
 /// A busy machine makes a guest late: it is late when it is so each time.
 const TRIES: usize = 3;
-/// Tenants that are shown; `--json` has them all.
-const SHOWN: usize = 20;
 /// What takes longer tells how far it is.
 const SILENT: Duration = Duration::from_secs(1);
 
@@ -60,9 +58,9 @@ pub(super) async fn run(args: ReplayArgs) -> Result<(), Failure> {
     opened.close().await?;
     let tallies = tallies?;
     if args.json {
-        print_json(&ready, &span, &tallies)?;
+        report::print_json(&ready, &span, &tallies)?;
     } else {
-        print(&shown(&args.candidate), &ready, &span, &tallies, started.elapsed());
+        report::print(&shown(&args.candidate), &ready, &span, &tallies, started.elapsed());
     }
     let failing: u64 = tallies.failures.values().map(|(count, _)| count).sum();
     if failing == 0 {
@@ -84,7 +82,9 @@ async fn replay(store: &Store, span: &Span, ready: &Arc<Ready>) -> Result<Tallie
             let next = || arriving.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
             while let Some(page) = next() {
                 done.fetch_add(page.len() as u64, Ordering::Relaxed);
-                page.iter().for_each(|stored| again(&ready, stored, &mut tallies));
+                for stored in &page {
+                    again(&ready, stored, &mut tallies);
+                }
             }
             tallies
         });
@@ -110,7 +110,7 @@ async fn read(
     loop {
         let page = store.decisions_after(span, after, PAGE).await?;
         let Some(last) = page.last() else { break };
-        after = Some((last.decided_at, last.id));
+        after = Some(last.decided_at);
         progress.tell(done.load(Ordering::Relaxed), last.decided_at);
         if pages.send(page).await.is_err() {
             break;
@@ -170,109 +170,4 @@ impl Progress {
             eprint!("\r\x1b[K");
         }
     }
-}
-
-fn print(candidate: &str, ready: &Ready, span: &Span, tallies: &Tallies, took: Duration) {
-    let total = tallies.total();
-    println!("{candidate}  {}", ready.reference.digest);
-    println!(
-        "{} decisions since {} again, in {}.{} s",
-        total.decisions,
-        span.since.format("%Y-%m-%d %H:%M:%S"),
-        took.as_secs(),
-        took.subsec_millis() / 100
-    );
-    println!("  the same        {}", total.same());
-    for (name, moved) in [
-        ("now denied", total.now_denied),
-        ("now allowed", total.now_allowed),
-        ("another amount", total.other_amount),
-        ("now failing", total.now_failing),
-    ] {
-        println!("  {name:<14}  {}", moved.shown());
-    }
-    for (kind, (count, first)) in &tallies.failures {
-        println!("  {count} × {kind}: {first}");
-    }
-    if let Some((count, why)) = &tallies.unreadable {
-        println!("  {count} cannot be read: {why}");
-    }
-    if total.same() == total.decisions {
-        return;
-    }
-    let header = ["TIER", "DECISIONS", "NOW DENIED", "NOW ALLOWED", "ANOTHER AMOUNT", "NOW FAILING"];
-    let row = |(tier, tally): (&str, Tally)| {
-        let [denied, allowed, other, failing] = kinds(&tally);
-        [named(tier), tally.decisions.to_string(), denied, allowed, other, failing]
-    };
-    println!();
-    table::print(header, tallies.tiers().into_iter().map(row).collect(), &[1, 2, 3, 4, 5]);
-    let mut changed: Vec<_> = tallies.groups.iter().filter(|(_, tally)| tally.same() < tally.decisions).collect();
-    changed.sort_by_key(|(_, tally)| std::cmp::Reverse((tally.now_denied, tally.now_failing, tally.now_allowed)));
-    let header =
-        ["TIER", "TENANT", "DECISIONS", "NOW DENIED", "NOW ALLOWED", "ANOTHER AMOUNT", "NOW FAILING", "SUCH AS"];
-    let rows = changed.iter().take(SHOWN).map(|((tier, tenant), tally)| {
-        let [denied, allowed, other, failing] = kinds(tally);
-        let example = tally.example.map(|id| id.to_string()).unwrap_or_default();
-        [named(tier), tenant.clone(), tally.decisions.to_string(), denied, allowed, other, failing, example]
-    });
-    println!();
-    table::print(header, rows.collect(), &[2, 3, 4, 5, 6]);
-    if changed.len() > SHOWN {
-        println!("… and {} more tenants; --json has them all", changed.len() - SHOWN);
-    }
-}
-
-fn kinds(tally: &Tally) -> [String; 4] {
-    [tally.now_denied, tally.now_allowed, tally.other_amount, tally.now_failing].map(tally::Moved::shown)
-}
-
-fn named(tier: &str) -> String {
-    if tier.is_empty() { "-".to_owned() } else { tier.to_owned() }
-}
-
-fn print_json(ready: &Ready, span: &Span, tallies: &Tallies) -> Result<(), Failure> {
-    let total = tallies.total();
-    let some = |tier: &str| (!tier.is_empty()).then(|| tier.to_owned());
-    let tiers = tallies.tiers();
-    let report = json!({
-        "policy": ready.reference,
-        "since": span.since,
-        "until": span.until,
-        "same": total.same(),
-        "unreadable": tallies.unreadable.as_ref().map_or(0, |(count, _)| *count),
-        "failures": tallies.failures.iter().map(|(kind, (count, first))| json!({
-            "kind": kind, "decisions": count, "first": first,
-        })).collect::<Vec<_>>(),
-    });
-    #[derive(serde::Serialize)]
-    struct Group<'a> {
-        tier: Option<String>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        tenant: Option<&'a str>,
-        #[serde(flatten)]
-        tally: &'a Tally,
-    }
-    #[derive(serde::Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Report<'a> {
-        #[serde(flatten)]
-        report: serde_json::Value,
-        #[serde(flatten)]
-        total: &'a Tally,
-        by_tier: Vec<Group<'a>>,
-        by_tenant: Vec<Group<'a>>,
-    }
-    let report = Report {
-        report,
-        total: &total,
-        by_tier: tiers.iter().map(|(tier, tally)| Group { tier: some(tier), tenant: None, tally }).collect(),
-        by_tenant: tallies
-            .groups
-            .iter()
-            .map(|((tier, tenant), tally)| Group { tier: some(tier), tenant: Some(tenant), tally })
-            .collect(),
-    };
-    println!("{}", serde_json::to_string_pretty(&report).map_err(|error| Failure::caused(&error))?);
-    Ok(())
 }

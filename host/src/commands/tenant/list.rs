@@ -34,7 +34,7 @@ pub(super) async fn list(json: bool, store: &StoreArgs) -> Result<(), Failure> {
         let (llm, e2b) = (word(tenant.llm).to_owned(), word(tenant.e2b).to_owned());
         [tenant.tenant_id.clone(), dash(&tenant.tier), dash(&tenant.pool), llm, e2b]
     }));
-    print!("{}", table(&rows, &[]));
+    print!("{}", table::text(&rows, &[]));
     Ok(())
 }
 

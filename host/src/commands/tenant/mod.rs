@@ -179,5 +179,5 @@ fn shown(wish: &Wish, plan: &Plan) -> String {
     if row.is_some() && lines[0][2..].iter().any(|cell| cell.contains('→')) {
         "change".clone_into(&mut lines[0][0]);
     }
-    table(&lines, &[])
+    table::text(&lines, &[])
 }

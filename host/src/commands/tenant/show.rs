@@ -177,7 +177,7 @@ fn screen(tenant: &TenantId, overview: &Overview, now: DateTime<Utc>) -> String 
             temporary.unwrap_or_default(),
         ]
     }));
-    screen.push_str(&table(&rows, &[4, 5, 6, 7]));
+    screen.push_str(&table::text(&rows, &[4, 5, 6, 7]));
     for resource in [ResourceType::LLM, ResourceType::E2B] {
         if !overview.quotas.iter().any(|listed| listed.row.key.resource_type.as_str() == resource) {
             let _ = writeln!(screen, "No quota for {resource}: it is UNLIMITED.");
@@ -199,5 +199,5 @@ fn screen(tenant: &TenantId, overview: &Overview, now: DateTime<Utc>) -> String 
 }
 
 fn or_none<const N: usize>(rows: &[[String; N]]) -> String {
-    if rows.is_empty() { "none\n".to_owned() } else { table(rows, &[]) }
+    if rows.is_empty() { "none\n".to_owned() } else { table::text(rows, &[]) }
 }

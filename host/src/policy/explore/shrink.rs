@@ -127,19 +127,14 @@ fn simpler(amount: Money, least: Money) -> impl Iterator<Item = Money> {
         (text.len() - usize::from(text.ends_with("00")), amount)
     };
     let nanos = amount.nanos();
-    let mut simpler: Vec<Money> = [
-        0,
-        DOLLAR,
-        10 * DOLLAR,
-        nanos / 2,
-        nanos / DOLLAR * DOLLAR,
-        nanos / (DOLLAR / 100) * (DOLLAR / 100),
-        nanos - 1,
-    ]
-    .map(Money::from_nanos)
-    .into_iter()
-    .filter(|other| *other >= least && length(*other) < length(amount))
-    .collect();
+    let round = [nanos / 2, nanos / DOLLAR * DOLLAR, nanos / (DOLLAR / 100) * (DOLLAR / 100), nanos - 1];
+    let dollars = [0, 1, 2, 3, 5, 10].map(|dollars| dollars * DOLLAR);
+    let mut simpler: Vec<Money> = dollars
+        .into_iter()
+        .chain(round)
+        .map(Money::from_nanos)
+        .filter(|other| *other >= least && length(*other) < length(amount))
+        .collect();
     simpler.sort_by_key(|amount| length(*amount));
     simpler.into_iter()
 }
