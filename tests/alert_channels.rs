@@ -111,6 +111,25 @@ async fn a_channel_can_be_tried_and_says_what_is_wrong() {
         assert_eq!(output.status.code(), Some(1));
         assert!(said(&output).starts_with(fragment), "{}", said(&output));
     }
+    // The same by `doctor`, with everything else that it finds.
+    receiver.then(&[Behaviour::Answer(404, "", CANARY)]);
+    let output = tollgate(&["doctor", "--send", "--json"], &environment);
+    let findings: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let of_alerts: Vec<String> = findings["findings"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter(|finding| finding["area"] == "alerts")
+        .map(|finding| format!("{} {}", finding["level"], finding["message"]).replace('"', ""))
+        .collect();
+    assert_eq!(
+        of_alerts,
+        [
+            "error slack: answered 404: the address or key is not valid there",
+            "ok email has taken a test message",
+            "ok pagerduty has taken a test message"
+        ]
+    );
     let output = tollgate(&["alert", "test", "slack"], &[]);
     assert_eq!(output.status.code(), Some(2));
     assert!(said(&output).starts_with("error: alert_channels does not name slack\nhint: "), "{}", said(&output));

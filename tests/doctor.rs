@@ -53,7 +53,7 @@ async fn a_gate_that_is_ready_for_production_passes() {
     assert_eq!(report.of("its tables are at this version").0, "ok");
     assert_eq!(report.of("enterprise 0.1.0 passes its fixtures").0, "ok");
     assert_eq!(report.of("1 of 1 have both quotas").0, "ok");
-    assert!(report.findings.iter().any(|finding| finding["area"] == "when the store does not answer"));
+    assert!(report.findings.iter().any(|finding| finding["area"] == "outages"));
     for secret in ["t0ken", "adm1n", "postgres://"] {
         assert!(!report.text.contains(secret), "{secret}: {}", report.text);
     }

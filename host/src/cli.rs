@@ -106,6 +106,9 @@ pub struct DoctorArgs {
     /// The address that is meant: 127.0.0.1:8080 or unix:PATH
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
+    /// Send a test message to every channel of alerts.
+    #[arg(long)]
+    pub send: bool,
     /// As JSON.
     #[arg(long)]
     pub json: bool,

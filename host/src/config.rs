@@ -57,8 +57,14 @@ const KEYS: &[Key] = &[
 ];
 
 /// Keys whose values nobody is shown.
-const SECRETS: [&str; 4] =
-    ["database_url", "alert_slack_webhook_url", "alert_email_smtp_password", "alert_pagerduty_routing_key"];
+const SECRETS: [&str; 5] = [
+    "database_url",
+    "alert_slack_webhook_url",
+    "alert_email_smtp_password",
+    "alert_pagerduty_routing_key",
+    // A relay's may hold a key.
+    "alert_pagerduty_url",
+];
 
 struct Key {
     name: &'static str,

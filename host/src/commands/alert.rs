@@ -35,6 +35,12 @@ async fn test(config: &Config, channel: Channel) -> Result<(), Failure> {
         return Err(Failure::new(format!("alert_channels does not name {channel}"))
             .hint(format!("set alert_channels = \"{channel}\" in tollgate.toml, or COST_ALERT_CHANNELS={channel}")));
     }
+    try_channel(&channels, channel).await?;
+    println!("Sent a test message to {channel}.");
+    Ok(())
+}
+
+pub(super) async fn try_channel(channels: &Channels, channel: Channel) -> Result<(), Failure> {
     let notice = Notice { id: Uuid::now_v7(), at: Clock::System.now(), kind: Kind::Test };
     let sent = match channels.tell(channel, &notice).await {
         Ok(()) => channels.resolve(channel, &notice).await,
@@ -44,9 +50,7 @@ async fn test(config: &Config, channel: Channel) -> Result<(), Failure> {
         let failure = Failure::new(format!("{channel}: {error}"))
             .hint("docs/configuration.md, Alerts, says what each channel needs");
         Failure { exit: 1, ..failure }
-    })?;
-    println!("Sent a test message to {channel}.");
-    Ok(())
+    })
 }
 
 fn print(alerts: Vec<(Alert, Vec<Delivery>)>, json: bool) -> Result<(), Failure> {

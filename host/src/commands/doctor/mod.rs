@@ -2,10 +2,12 @@
 //!
 //! 1. the configuration: every value and where it comes from, who may call, what is enforced, what an outage means;
 //! 2. outages: what a request gets then, and what earlier ones have left;
-//! 3. the database: reachable, writable, its version, its migrations, our rights, its clock;
-//! 4. the policies: each loads and passes its fixtures;
-//! 5. the tenants: each has both quotas, and a policy for its tier.
+//! 3. the channels of alerts; with `--send`, whether they take a message;
+//! 4. the database: reachable, writable, its version, its migrations, our rights, its clock;
+//! 5. the policies: each loads and passes its fixtures;
+//! 6. the tenants: each has both quotas, and a policy for its tier.
 
+mod channels;
 mod database;
 mod outages;
 mod policies;
@@ -79,7 +81,7 @@ pub(super) async fn run(args: DoctorArgs) -> Result<(), Failure> {
     let mut findings = Findings::default();
     let flags = [("policies", args.policies), ("listen", args.listen), ("data_dir", args.store.data_dir)];
     match Config::load(args.store.config.as_deref(), &flags) {
-        Ok(config) => look(&config, &mut findings).await?,
+        Ok(config) => look(&config, args.send, &mut findings).await?,
         Err(error) => findings.add("configuration", Level::Error, "").of(error.into()),
     }
     if args.json {
@@ -95,10 +97,11 @@ pub(super) async fn run(args: DoctorArgs) -> Result<(), Failure> {
     Err(Failure { exit: 1, ..Failure::new(format!("{bad} {is} in the way of production")) })
 }
 
-async fn look(config: &Config, findings: &mut Findings) -> Result<(), Failure> {
+async fn look(config: &Config, send: bool, findings: &mut Findings) -> Result<(), Failure> {
     let now = Clock::System.now();
     setup::look(config, findings);
     outages::look(config, findings);
+    channels::look(config, send, findings).await;
     let opened = database::look(config, now, findings).await?;
     let names = policies::look(config, now, findings).await;
     let looked = match &opened {

@@ -12,13 +12,7 @@ pub(super) fn look(config: &Config, findings: &mut Findings) {
     }
     access(config, findings);
     enforcement(config, findings);
-    store_failure(config, findings);
-    channels(config, findings);
     data_dir(config, findings);
-}
-
-fn setting<'a>(config: &'a Config, name: &str) -> Option<&'a str> {
-    config.settings.iter().find(|setting| setting.name == name).map(|setting| setting.value.as_str())
 }
 
 fn access(config: &Config, findings: &mut Findings) {
@@ -59,30 +53,6 @@ fn enforcement(config: &Config, findings: &mut Findings) {
             let message = format!("quotas of {what} are not enforced: denials are only noted");
             findings.add("enforcement", Level::Error, message).hint(format!("unset {variable}, or set it to true"));
         }
-    }
-}
-
-/// What an outage of the store means, in words.
-fn store_failure(config: &Config, findings: &mut Findings) {
-    let (level, words) = match setting(config, "store_failure") {
-        None => (Level::Note, "checks, reservations and costs answer 503, and nothing is allowed that was not decided"),
-        Some("open") => (Level::Note, "everything is allowed, marked degraded, and costs are recorded afterwards"),
-        Some("bounded") => (Level::Note, "each tenant may spend up to the configured amount, marked degraded"),
-        Some(_) => (Level::Note, "checks and reservations answer 503: no spending without a decision"),
-    };
-    findings.add("when the store does not answer", level, words);
-}
-
-fn channels(config: &Config, findings: &mut Findings) {
-    match setting(config, "cost_alert_channels").filter(|channels| !["", "none"].contains(channels)) {
-        Some(channels) => _ = findings.add("alerts", Level::Ok, format!("sent to {channels}")),
-        None => findings
-            .add(
-                "alerts",
-                Level::Warning,
-                "no channel is configured: crossings are rows of copilot_internal.alerts only",
-            )
-            .hint("ask the table, as in docs/operations/QUOTA_CONFIGURATION_GUIDE.md"),
     }
 }
 
