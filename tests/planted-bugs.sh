@@ -35,8 +35,8 @@ bugs=(rows-not-compared denied-from-memory no-locks no-lock-order double-settle 
 bug() {
     case $1 in
     rows-not-compared) # an admission commits whatever has become of the rows since
-        plant $admission 'c.period_start, c.closed_start, c.closed_nanos)) = (SELECT count(*) FROM change)' \
-            'c.period_start, c.closed_start, c.closed_nanos)) >= 0' ;;
+        plant $admission ':timestamptz[])[q.i])) = cardinality($9)' \
+            ':timestamptz[])[q.i])) >= 0' ;;
     denied-from-memory) # a denial is made on rows that the lane remembers
         plant host/src/gate/reserve.rs 'if fresh.contains(&job.subject()) {' \
             'if fresh.contains(&job.subject()) || !job.body.is_empty() {' ;;
