@@ -109,19 +109,24 @@ async fn while_it_is_paused_on_error_applies() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_policy_delays_its_own_requests_only() {
     let (host, _folder) = host("loop", "timeout_ms = 1000").await;
-    // Once everybody may wait for it; from then on it is known.
-    ask(&host, "acme-corp").await.expect_status(503);
-    let slow: Vec<_> = (0..3)
-        .map(|_| {
-            let body = json!({ "tenantId": "acme-corp", "resourceType": "llm" });
-            tokio::spawn(Answer::of(host.request("POST", "/v1/check").json(&body)))
-        })
+    host.tenant("beta", Some("odd"), None).await;
+    // Once everybody may wait for them; from then on they are known.
+    for tenant in ["acme-corp", "beta"] {
+        ask(&host, tenant).await.expect_status(503);
+    }
+    let send = |path: &str, tenant: &str| {
+        let body = json!({ "tenantId": tenant, "resourceType": "llm" });
+        tokio::spawn(Answer::of(host.request("POST", path).json(&body)))
+    };
+    let slow: Vec<_> =
+        ["acme-corp", "beta"].into_iter().flat_map(|tenant| [0, 1, 2].map(|_| send("/v1/check", tenant))).collect();
+    // Over every lane, as likely as not.
+    let others: Vec<_> = (0..6)
+        .map(|n| format!("t-{n}"))
+        .flat_map(|tenant| [(200, send("/v1/check", &tenant)), (201, send("/v1/reservations", &tenant))])
         .collect();
-    // As many as there are, over every lane.
-    for n in 0..8 {
-        let tenant = format!("t-{n}");
-        ask(&host, &tenant).await.expect_status(200);
-        host.post("/v1/reservations", json!({ "tenantId": tenant, "resourceType": "llm" })).await.expect_status(201);
+    for (status, other) in others {
+        other.await.expect("no panic").expect_status(status);
     }
     assert!(slow.iter().any(|slow| !slow.is_finished()), "the slow ones were answered first");
     for slow in slow {
