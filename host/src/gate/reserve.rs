@@ -8,21 +8,20 @@
 //! 5. Whoever was admitted before under the same request id is told so again.
 //! 6. Where held money stands in the way, what has expired is given back before anybody is refused.
 
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
-use super::guests::{Guests, Undecided, is_denied};
 use super::known::Known;
+use super::plan::plan;
 use super::{GateError, Reply, World};
-use crate::decision::{Decision, Facts, Request};
+use crate::decision::{Decision, Request};
 use crate::money::Money;
 use crate::policy::Generation;
-use crate::quota::{ClosedWindow, QuotaRow, TenantId};
-use crate::store::admission::{Admission, Locked, NewReservation, RowChange};
+use crate::quota::TenantId;
+use crate::store::admission::Locked;
 use crate::store::replay::Promised;
 use crate::store::reservations::Reservation;
 use crate::store::subjects::{Standing, Subject};
@@ -59,7 +58,7 @@ pub(super) struct ReserveJob {
 }
 
 impl ReserveJob {
-    fn subject(&self) -> Subject {
+    pub(super) fn subject(&self) -> Subject {
         Subject::of(&self.request)
     }
 
@@ -85,19 +84,6 @@ impl LaneState {
     pub(super) fn new(link: Link) -> Self {
         Self { link, known: Known::default(), lock_first: 0 }
     }
-}
-
-/// What one round decided.
-#[derive(Default)]
-struct Plan {
-    admission: Admission,
-    /// With its reservations, one by one.
-    admitted: Vec<(ReserveJob, Decision)>,
-    denied: Vec<(ReserveJob, Decision)>,
-    /// Not decided: the policy failed.
-    failed: Vec<(ReserveJob, Undecided)>,
-    /// Beyond the guests' time; for the next batch.
-    left: Vec<ReserveJob>,
 }
 
 /// Answers every job, or returns those that wait for the next batch.
@@ -259,83 +245,6 @@ async fn read(
     }
     let standings = state.link.standings(&unknown).await?;
     Ok(unknown.into_iter().zip(standings).collect())
-}
-
-/// How a subject stands, and its number among those that are admitted.
-struct Place {
-    standing: Standing,
-    number: Option<usize>,
-}
-
-/// Decides `jobs` in order, each on the rows as those before it leave them.
-fn plan(world: &World, generation: &Generation, known: &Known, jobs: Vec<ReserveJob>) -> Plan {
-    let mut guests = Guests::new(world, generation);
-    let mut plan = Plan::default();
-    let mut running: HashMap<Uuid, RowChange> = HashMap::new();
-    let mut closed: Vec<ClosedWindow> = Vec::new();
-    let mut places: HashMap<Subject, Place> = HashMap::new();
-    for job in jobs {
-        if guests.are_out_of_time() {
-            plan.left.push(job);
-            continue;
-        }
-        let subject = job.subject();
-        let place = match places.entry(subject) {
-            Entry::Occupied(place) => place.into_mut(),
-            Entry::Vacant(vacant) => {
-                let Some(standing) = known.standing(vacant.key()) else {
-                    plan.left.push(job);
-                    continue;
-                };
-                vacant.insert(Place { standing, number: None })
-            }
-        };
-        let standing = &place.standing;
-        let current = |row: &QuotaRow| running.get(&row.id).map_or(row, |change| &change.written).at(job.request.at);
-        let facts = Facts {
-            quotas: standing.quotas.iter().map(current).collect(),
-            tier: standing.tier.clone(),
-            pool: standing.pool.clone(),
-            request: job.request.clone(),
-        };
-        let decision = match guests.decide(facts) {
-            Ok(decision) => decision,
-            Err(undecided) => {
-                plan.failed.push((job, undecided));
-                continue;
-            }
-        };
-        if is_denied(&decision) {
-            plan.denied.push((job, decision));
-            continue;
-        }
-        let held = decision.at_most.unwrap_or(job.request.estimate);
-        let mut holds = Vec::with_capacity(standing.quotas.len());
-        for row in &standing.quotas {
-            let change = running.entry(row.id).or_insert_with(|| RowChange { seen: row.clone(), written: row.clone() });
-            let (window, ended) = change.written.hold(job.request.at, held);
-            closed.extend(ended);
-            holds.push((row.id, window));
-        }
-        let subjects = &mut plan.admission.subjects;
-        let subject = *place.number.get_or_insert_with(|| {
-            subjects.push((job.subject(), standing.clone()));
-            subjects.len() - 1
-        });
-        plan.admission.reservations.push(NewReservation {
-            request: job.request.clone(),
-            subject,
-            body: job.body.clone(),
-            held,
-            expires_at: job.request.at + job.ttl,
-            holds,
-            policy: decision.policy.clone(),
-        });
-        plan.admitted.push((job, decision));
-    }
-    plan.admission.rows = running.into_values().collect();
-    plan.admission.closed = closed;
-    plan
 }
 
 /// Answers those whose request id was admitted before; returns the others.

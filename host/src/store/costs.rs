@@ -10,8 +10,7 @@ use sqlx::Row as _;
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
-use super::ledger::{Posted, insert_alerts, post, posted, stands_columns, stood};
-use super::subjects::quotas_that_apply;
+use super::ledger::{Posted, insert_alerts, lock_what_applies, post, posted, quotas_that_apply, stands_columns, stood};
 use super::{Link, StoreError, column};
 use crate::money::Money;
 use crate::quota::{ResourceType, TenantId, UserId};
@@ -59,18 +58,9 @@ const RECORD: &str = concat!(
          SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[],
                               $7::timestamptz[], $8::text[], $9::text[])
               AS s (id, tenant_id, user_id, resource_type, cost_id, nanos, occurred_at, attributes, body)
-     ), applies AS MATERIALIZED (
-         SELECT s.id AS cost, q.id AS quota
-         FROM s
-         LEFT JOIN copilot_internal.tenants t ON t.tenant_id = s.tenant_id
-         CROSS JOIN LATERAL (",
-    quotas_that_apply!(),
-    ") AS q
-     ), locked AS MATERIALIZED (
-         SELECT * FROM copilot_internal.cost_quotas q
-         WHERE q.id = ANY (ARRAY(SELECT quota FROM applies))
-         ORDER BY q.id FOR UPDATE
-     ), recorded AS (
+     ), ",
+    lock_what_applies!(),
+    ", recorded AS (
          INSERT INTO copilot_internal.cost_records
              (id, tenant_id, cost_id, user_id, resource_type, actual_usd, occurred_at, recorded_at, attributes, body)
          SELECT s.id, s.tenant_id, s.cost_id, s.user_id, s.resource_type, s.nanos * 0.000000001, s.occurred_at, $10,
@@ -87,13 +77,13 @@ const RECORD: &str = concat!(
          SELECT stood.id,
                 least(copilot_internal.window_start(stood.period, recorded.occurred_at), stood.window_start) AS window_start,
                 sum(recorded.actual_usd) AS usd, 0::numeric AS freed, count(*) AS operations
-         FROM recorded JOIN applies ON applies.cost = recorded.id JOIN stood ON stood.id = applies.quota
+         FROM recorded JOIN applies ON applies.operation = recorded.id JOIN stood ON stood.id = applies.quota
          GROUP BY 1, 2
      ), ",
     post!("$10"),
     " SELECT s.id, recorded.id IS NOT NULL, ",
     stands_columns!(),
-    " FROM s LEFT JOIN recorded USING (id) LEFT JOIN applies ON applies.cost = s.id LEFT JOIN stands ON stands.id = applies.quota",
+    " FROM s LEFT JOIN recorded USING (id) LEFT JOIN applies ON applies.operation = s.id LEFT JOIN stands ON stands.id = applies.quota",
 );
 
 /// What the books say under cost ids that were there already.

@@ -16,6 +16,26 @@ use sqlx::postgres::PgRow;
 use crate::money::Money;
 use crate::quota::{QuotaKey, QuotaRow, ResourceType, TemporaryLimit};
 
+/// `applies`, `locked`: the quotas of each operation of `s`, and all of them, locked in the order of their ids.
+macro_rules! lock_what_applies {
+    () => {
+        concat!(
+            "applies AS MATERIALIZED (
+                 SELECT s.id AS operation, q.id AS quota
+                 FROM s
+                 LEFT JOIN copilot_internal.tenants t ON t.tenant_id = s.tenant_id
+                 CROSS JOIN LATERAL (",
+            quotas_that_apply!(),
+            ") AS q
+             ), locked AS MATERIALIZED (
+                 SELECT * FROM copilot_internal.cost_quotas q
+                 WHERE q.id = ANY (ARRAY(SELECT quota FROM applies))
+                 ORDER BY q.id FOR UPDATE
+             )"
+        )
+    };
+}
+
 /// `stood`: the locked rows, with `was`, the window in which they stand, and `window_start`, the one that is open.
 macro_rules! stood {
     ($now:literal) => {
@@ -100,7 +120,8 @@ macro_rules! stands_columns {
 }
 
 pub(super) use super::quotas::insert_alerts;
-pub(super) use {post, stands_columns, stood};
+pub(super) use super::subjects::quotas_that_apply;
+pub(super) use {lock_what_applies, post, stands_columns, stood};
 
 /// A quota after a posting.
 #[derive(Clone, Debug, PartialEq)]
