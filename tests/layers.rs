@@ -56,7 +56,7 @@ fn sources() -> Vec<Source> {
     assert!(files.len() > 20, "{files:?}");
     files
         .into_iter()
-        .filter(|file| !file.ends_with("lib.rs"))
+        .filter(|file| !file.ends_with("lib.rs") && !file.ends_with("tests.rs"))
         .map(|file| {
             let inside = file.strip_prefix(&source).expect("a file of the source");
             let room = inside.iter().next().expect("a room").to_str().expect("a text").trim_end_matches(".rs");

@@ -298,6 +298,14 @@ async fn a_host_that_starts_while_its_store_is_down_serves_and_what_a_killed_one
     let made = gate.send("POST", "/v1/reservations", llm("10")).await.expect_status(201);
     assert_eq!(made.at("/degraded"), json!(true));
     gate.send("POST", "/v1/costs", llm_cost("kept", "3")).await.expect_status(200);
+    let metrics = gate.send("GET", "/metrics", json!(null)).await.text;
+    for line in [
+        "tollgate_store_up 0",
+        "tollgate_spool_records 2",
+        "tollgate_decisions_total{resource_type=\"llm\",outcome=\"degraded\",mode=\"reserve\"} 1",
+    ] {
+        assert!(metrics.lines().any(|said| said == line), "{line}: {metrics}");
+    }
     gate.kill();
     let gate = serve(&data, &url, "open");
     let settle = json!({ "tenantId": "acme-corp", "actualCostUsd": 8 });

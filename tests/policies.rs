@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Host, Scratch, Setup, guests};
+use crate::harness::{Answer, Binary, Database, Host, Scratch, Setup, guests, until};
 
 /// A host whose tenant `acme-corp` has the tier `odd`, and its folder; no policy has that name yet.
 async fn host() -> (Host, Scratch) {
@@ -232,4 +232,39 @@ async fn a_tier_whose_policy_does_not_hold_at_the_start_is_not_left_to_the_stand
     folder.write("odd.wasm", "no component");
     reload(&host).await.expect_status(422);
     assert_eq!(ask(&host, "u-1").await.expect_status(200).at("/policy/name"), "odd");
+}
+
+/// A gate of its own, since metrics are the process's.
+async fn gate_of(files: &Scratch) -> (Binary, Database, Scratch) {
+    let (database, data) = (Database::migrated().await, Scratch::new());
+    let text = |scratch: &Scratch| scratch.path().to_str().expect("a text").to_owned();
+    let (policies, folder) = (text(files), text(&data));
+    let arguments = ["serve", "--listen", "127.0.0.1:0", "--policies", &policies, "--data-dir", &folder];
+    (Binary::start(&arguments, &[("DATABASE_URL", &database.url())]), database, data)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_refused_is_in_the_metrics_too() {
+    let files = guests::own_folder();
+    let (gate, _database, _data) = gate_of(&files).await;
+    let refused = || async {
+        let metrics = gate.send("GET", "/metrics", json!(null)).await.text;
+        metrics.contains("tollgate_policy_reload_total{result=\"refused\"} 1\n")
+    };
+    assert!(!refused().await);
+    files.write("odd.wasm", "no component");
+    until("the refusal is counted", refused).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hangup_ends_nothing() {
+    let files = guests::own_folder();
+    let (gate, _database, _data) = gate_of(&files).await;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(gate.id()), nix::sys::signal::Signal::SIGHUP).expect("a gate");
+    files.write("odd.wasm", "no component");
+    until("the folder was read", || async {
+        gate.send("GET", "/v1/policies", json!(null)).await.text.contains("\"odd\"")
+    })
+    .await;
+    assert_eq!(gate.interrupt().code, Some(0));
 }

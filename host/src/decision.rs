@@ -33,6 +33,12 @@ pub struct Request {
     pub attributes: Vec<(String, String)>,
 }
 
+/// A new id, UUID v7: sorts by the host's time.
+pub fn new_id(at: DateTime<Utc>) -> Uuid {
+    let seconds = u64::try_from(at.timestamp()).unwrap_or_default();
+    Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, at.timestamp_subsec_nanos()))
+}
+
 /// All that a verdict may depend on, besides the policy's settings.
 #[derive(Clone, Debug)]
 pub struct Facts {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
-use crate::decision::Outcome;
+use crate::decision::{Decision, Outcome};
 
 /// Resource types and policies with a label of their own; the rest is `other`.
 const MOST_LABELS: usize = 50;
@@ -24,8 +24,8 @@ pub enum Mode {
     Reserve,
 }
 
-/// `failed`: there was no decision.
-const OUTCOMES: [&str; 4] = ["allowed", "denied", "unenforced", "failed"];
+/// `degraded`: allowed, since the store could not be reached. `failed`: there was no decision.
+const OUTCOMES: [&str; 5] = ["allowed", "denied", "unenforced", "failed", "degraded"];
 const MODES: [&str; 2] = ["check", "reserve"];
 
 /// Upper bounds of a histogram's buckets, in microseconds.
@@ -122,11 +122,12 @@ fn add_one(count: &AtomicU64) {
 }
 
 /// A decision was made, or was not to be had.
-pub fn decided(resource_type: &str, outcome: Option<&Outcome>, mode: Mode, took: Duration) {
-    let outcome = match outcome {
-        Some(Outcome::Allowed) => 0,
-        Some(Outcome::Denied(_)) => 1,
-        Some(Outcome::Unenforced(_)) => 2,
+pub fn decided(resource_type: &str, decision: Option<&Decision>, mode: Mode, took: Duration) {
+    let outcome = match decision.map(|decision| (&decision.outcome, decision.degraded)) {
+        Some((_, true)) => 4,
+        Some((Outcome::Allowed, _)) => 0,
+        Some((Outcome::Denied(_), _)) => 1,
+        Some((Outcome::Unenforced(_), _)) => 2,
         None => 3,
     };
     let new = || [const { [const { AtomicU64::new(0) }; OUTCOMES.len()] }; MODES.len()];

@@ -15,9 +15,9 @@ use super::App;
 use super::auth::AppCaller;
 use super::denial::{self, Shape};
 use super::error::ApiError;
-use super::gate::{allowed, uuid_at};
+use super::gate::allowed;
 use super::input;
-use crate::decision::{Outcome, Request};
+use crate::decision::{Outcome, Request, new_id};
 use crate::money::Money;
 use crate::quota::{ResourceType, TenantId, UserId};
 
@@ -75,7 +75,7 @@ async fn decide(
         None => in_header,
     };
     let request = Request {
-        id: uuid_at(now),
+        id: new_id(now),
         at: now,
         tenant,
         user: header(headers, USER, UserId::parse)?,

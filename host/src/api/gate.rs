@@ -18,7 +18,7 @@ use super::denial::{self, DenialBody, Shape};
 use super::details::{Instant, QuotaDetails};
 use super::error::ApiError;
 use super::input::{self, Fields};
-use crate::decision::{Decision, Outcome, PolicyRef, Request};
+use crate::decision::{Decision, Outcome, PolicyRef, Request, new_id};
 use crate::gate::Told;
 use crate::money::Money;
 use crate::quota::{Quota, ResourceType, Scope, TenantId, UserId};
@@ -74,7 +74,7 @@ pub fn request(fields: &mut Fields<'_>, now: DateTime<Utc>) -> Result<Request, A
     let resource_type = fields.required_text("resourceType", ResourceType::parse)?;
     let estimate = estimate(fields.money("estimatedCostUsd")?, &resource_type)?;
     Ok(Request {
-        id: uuid_at(now),
+        id: new_id(now),
         at: now,
         tenant,
         user,
@@ -103,12 +103,6 @@ pub fn estimate(given: Option<Money>, resource_type: &ResourceType) -> Result<Mo
 /// An allowed decision as an answer.
 pub fn allowed(decision: &Decision) -> impl IntoResponse {
     Json(DecisionBody::new(decision)).into_response()
-}
-
-/// UUID v7: sorts by the host's time.
-pub fn uuid_at(now: DateTime<Utc>) -> Uuid {
-    let seconds = u64::try_from(now.timestamp()).unwrap_or_default();
-    Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, now.timestamp_subsec_nanos()))
 }
 
 /// An allowed decision.
@@ -233,7 +227,7 @@ fn cost(mut fields: Fields<'_>, now: DateTime<Utc>) -> Result<Cost, ApiError> {
         .map_err(|error| ApiError::internal(error.to_string()))?;
     let body = digest(&(user.as_ref(), &resource_type, actual.nanos(), occurred_at, &attributes))?;
     Ok(Cost {
-        id: uuid_at(now),
+        id: new_id(now),
         tenant,
         user,
         resource_type,

@@ -13,6 +13,8 @@
 
 mod breaker;
 mod check;
+mod entrance;
+mod entry;
 mod facts;
 mod guests;
 mod known;
@@ -20,6 +22,7 @@ mod lane;
 mod lines;
 mod money;
 mod outage;
+mod plan;
 pub mod recall;
 mod recorder;
 mod replay;
@@ -31,9 +34,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, Instant};
 
-use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::{Mutex, oneshot};
 use uuid::Uuid;
 
@@ -41,20 +42,14 @@ use self::breaker::Breaker;
 use self::check::CheckJob;
 use self::lane::{Lane, Overloaded};
 use self::money::MoneyJob;
-use self::outage::Made;
 use self::recorder::Recorder;
-use self::replay::Entry;
-use self::reserve::{LaneState, ReserveJob};
+use self::reserve::LaneState;
 use self::shadow::Shadow;
 use self::slow::Slow;
 use crate::clock::Clock;
-use crate::decision::{Decision, PolicyRef, Request};
-use crate::metrics::{self, Mode};
+use crate::decision::{Decision, PolicyRef};
 use crate::policy::{Folder, Generation, PolicyError};
 use crate::quota::{PoolId, ResourceType, TenantId};
-use crate::store::costs::{Cost, Recorded};
-use crate::store::replay::Promised;
-use crate::store::reservations::{End, Ended, Ending, Reservation};
 use crate::store::{Store, StoreError};
 
 pub use self::outage::{Outages, StoreFailure};
@@ -64,10 +59,6 @@ pub use self::reserve::Reserved;
 const LANES: usize = 2;
 const QUEUE: usize = 1_024;
 const LARGEST_BATCH: usize = 256;
-/// How long a request waits for its answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-/// The store can go and come between two looks, but not for ever.
-const TRIES: usize = 3;
 
 /// Which resource types are enforced.
 #[derive(Clone, Copy, Debug)]
@@ -231,162 +222,6 @@ impl Gate {
         })
     }
 
-    /// Whether the request would be allowed now. Changes no money.
-    ///
-    /// # Errors
-    /// There is no decision; see [`GateError`].
-    pub async fn check(&self, request: Request) -> Result<Arc<Decision>, GateError> {
-        let (started, resource) = (Instant::now(), request.resource_type.clone());
-        let decided = self.decide(request).await;
-        let outcome = decided.as_ref().ok().map(|decision| &decision.outcome);
-        metrics::decided(resource.as_str(), outcome, Mode::Check, started.elapsed());
-        decided
-    }
-
-    async fn decide(&self, request: Request) -> Result<Arc<Decision>, GateError> {
-        lines::asked(&request);
-        let request = Arc::new(request);
-        if !self.world.is_down() {
-            let lane = &self.checks[self.lane(&request.tenant)];
-            let decided = send(lane, |reply| CheckJob { request: request.clone(), reply }).await;
-            if !self.is_lost(&decided) {
-                let decision = decided?;
-                lines::decided(&decision);
-                return Ok(decision);
-            }
-        }
-        let decision = self.world.check_in_outage(&request)?;
-        lines::degraded(&decision);
-        Ok(Arc::new(decision))
-    }
-
-    /// Decides, and in the same step sets the estimate aside for `ttl`. `body` is a digest of what the caller sent.
-    ///
-    /// # Errors
-    /// There is no decision; see [`GateError`]. Where the store did not answer, money may have been set aside.
-    pub async fn reserve(&self, request: Request, ttl: TimeDelta, body: Arc<str>) -> Result<Reserved, GateError> {
-        let (started, resource) = (Instant::now(), request.resource_type.clone());
-        let reserved = self.set_aside(request, ttl, body).await;
-        let outcome = match &reserved {
-            Ok(Reserved::Decided { decision, .. }) => Some(&decision.outcome),
-            // Not decided now.
-            Ok(Reserved::Repeated(_) | Reserved::Promised(_)) => return reserved,
-            Err(_) => None,
-        };
-        metrics::decided(resource.as_str(), outcome, Mode::Reserve, started.elapsed());
-        reserved
-    }
-
-    async fn set_aside(&self, request: Request, ttl: TimeDelta, body: Arc<str>) -> Result<Reserved, GateError> {
-        lines::asked(&request);
-        let mut request = Arc::new(request);
-        // Where the store was asked, it may know this reservation; where not, its id says that it does not.
-        let mut was_asked = false;
-        for _ in 0..TRIES {
-            if !self.world.is_down() {
-                was_asked = true;
-                let lane = &self.money[self.lane(&request.tenant)];
-                let (request, body) = (request.clone(), body.clone());
-                let job = |reply| MoneyJob::Reserve(ReserveJob { request, ttl, body, reply });
-                let reserved = send(lane, job).await;
-                if !self.is_lost(&reserved) {
-                    if let Ok(Reserved::Decided { decision, .. }) = &reserved {
-                        lines::decided(decision);
-                    }
-                    return reserved;
-                }
-            }
-            if !was_asked {
-                let id = replay::promised_id(request.id);
-                request = Arc::new(Request { id, ..(*request).clone() });
-            }
-            let expires_at = request.at + ttl;
-            match self.world.promise(&Promised::of(&request, &body, expires_at), &request).await? {
-                Some(Made::Now) => {
-                    let decision = Arc::new(Decision::degraded(request.clone()));
-                    lines::degraded(&decision);
-                    return Ok(Reserved::Decided { decision, held: Some((request.estimate, expires_at)) });
-                }
-                Some(Made::Before(first)) => return Ok(Reserved::Promised(Box::new(first))),
-                // The store has come back in this moment.
-                None => {}
-            }
-        }
-        Err(GateError::Overloaded)
-    }
-
-    /// Ends a reservation: what it holds becomes spend, or comes back. `None` where there is no such reservation.
-    ///
-    /// # Errors
-    /// The store did not answer; sending it again is safe.
-    pub async fn end(&self, tenant: TenantId, id: Uuid, end: End) -> Result<Told<Option<Ended>>, GateError> {
-        let ending = Ending { id, tenant, end };
-        for _ in 0..TRIES {
-            if !self.world.is_down() {
-                let lane = &self.money[self.lane(&ending.tenant)];
-                let ended = send(lane, |reply| MoneyJob::End(ending.clone(), reply)).await;
-                if !self.is_lost(&ended) {
-                    let is_unknown = matches!(ended, Ok(None)) && replay::is_promised(ending.id);
-                    let entry = Entry::end(&ending, self.world.clock.now());
-                    if is_unknown && self.world.keep_waiting(&entry).await? {
-                        return Ok(Told::Kept);
-                    }
-                    return ended.map(Told::Done);
-                }
-            }
-            if self.world.keep(&Entry::end(&ending, self.world.clock.now())).await? {
-                return Ok(Told::Kept);
-            }
-        }
-        Err(GateError::Overloaded)
-    }
-
-    /// Prolongs a reservation until `until`, 24 hours after it was made at most. `None` where it is not held.
-    ///
-    /// # Errors
-    /// The store did not answer.
-    pub async fn extend(
-        &self,
-        tenant: &TenantId,
-        id: Uuid,
-        until: DateTime<Utc>,
-        now: DateTime<Utc>,
-    ) -> Result<Told<Option<Reservation>>, GateError> {
-        for _ in 0..TRIES {
-            if !self.world.is_down() {
-                let extended = self.world.store.link().extend(tenant, id, until, now).await;
-                match extended {
-                    Err(error) if error.is_outage() => self.world.lost(&error),
-                    answer => return answer.map(Told::Done).map_err(|error| GateError::Store(Arc::new(error))),
-                }
-            }
-            if self.world.keep(&Entry::Extend { id, tenant: tenant.to_string(), until, at: now }).await? {
-                return Ok(Told::Kept);
-            }
-        }
-        Err(GateError::Overloaded)
-    }
-
-    /// Records what an operation really cost, in full and once.
-    ///
-    /// # Errors
-    /// It was not recorded, or was recorded before with another body; see [`GateError`].
-    pub async fn record_cost(&self, cost: Cost) -> Result<Told<Recorded>, GateError> {
-        for _ in 0..TRIES {
-            if !self.world.is_down() {
-                let lane = &self.money[self.lane(&cost.tenant)];
-                let recorded = send(lane, |reply| MoneyJob::Cost(cost.clone(), reply)).await;
-                if !self.is_lost(&recorded) {
-                    return recorded.map(Told::Done);
-                }
-            }
-            if self.world.keep(&Entry::cost(&cost)).await? {
-                return Ok(Told::Kept);
-            }
-        }
-        Err(GateError::Overloaded)
-    }
-
     /// Brings what waits for another host's promises into the books, where that has kept them.
     ///
     /// # Errors
@@ -396,12 +231,6 @@ impl Gate {
             return Ok(());
         }
         self.world.try_waiting().await
-    }
-
-    /// Whether an answer says that the store cannot be reached; then nobody waits for it from now on.
-    fn is_lost<T>(&self, answer: &Result<T, GateError>) -> bool {
-        let outage = answer.as_ref().err().and_then(GateError::outage);
-        outage.inspect(|error| self.world.lost(error)).is_some()
     }
 
     /// What it does while the store cannot be reached.
@@ -446,14 +275,6 @@ impl Gate {
         };
         usize::try_from(hash % LANES as u64).unwrap_or_default()
     }
-}
-
-async fn send<Job: Send + 'static, T>(lane: &Lane<Job>, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, GateError> {
-    let (reply, answer) = oneshot::channel();
-    lane.submit(job(reply))?;
-    // Whatever it is that takes so long, its answer would come too late; the lane skips whom nobody waits for.
-    let answered = tokio::time::timeout(ANSWER_WITHIN, answer).await;
-    answered.map_err(|_| GateError::Overloaded)?.map_err(|_| GateError::Overloaded)?
 }
 
 impl World {

@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::replay::Entry;
+use super::entry::Entry;
 use super::{GateError, World};
 use crate::decision::{Decision, Request};
 use crate::money::Money;

@@ -36,6 +36,8 @@ use self::health::Health;
 use crate::metrics::StoreGauges;
 
 const SCHEMA: &str = "copilot_internal";
+/// The server ends a statement after 5 s; one that takes longer is not heard any more.
+const STATEMENT_WITHIN: Duration = Duration::from_secs(8);
 /// How long something waits for one of the pool's connections.
 const ACQUIRE_WITHIN: Duration = Duration::from_secs(2);
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
@@ -251,10 +253,12 @@ impl Link {
     }
 
     async fn guard<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        match &self.health {
-            Some(health) => health.guard(work).await,
-            None => work.await,
+        if let Some(health) = &self.health {
+            return health.guard(work).await;
         }
+        // Nobody would say so: the probe waits for what is done here.
+        let silent = |_| StoreError::Unreachable("it was silent in the middle of a statement".to_owned());
+        tokio::time::timeout(STATEMENT_WITHIN, work).await.map_err(silent)?
     }
 
     /// A connection on which a statement failed may be no more: the next one gets another.

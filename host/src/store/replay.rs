@@ -4,8 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
-use super::ledger::{insert_alerts, post, stood};
-use super::subjects::quotas_that_apply;
+use super::ledger::{insert_alerts, lock_what_applies, post, quotas_that_apply, stood};
 use super::{Link, StoreError, column};
 use crate::money::Money;
 use crate::quota::{ResourceType, TenantId, UserId};
@@ -41,23 +40,14 @@ const KEEP: &str = concat!(
                               $8::timestamptz[], $9::timestamptz[])
               AS s (id, tenant_id, user_id, resource_type, request_id, body, nanos, created_at, expires_at)
          WHERE NOT EXISTS (SELECT FROM copilot_internal.reservations r WHERE r.id = s.id)
-     ), applies AS MATERIALIZED (
-         SELECT s.id AS reservation, q.id AS quota
-         FROM s
-         LEFT JOIN copilot_internal.tenants t ON t.tenant_id = s.tenant_id
-         CROSS JOIN LATERAL (",
-    quotas_that_apply!(),
-    ") AS q
-     ), locked AS MATERIALIZED (
-         SELECT * FROM copilot_internal.cost_quotas q
-         WHERE q.id = ANY (ARRAY(SELECT quota FROM applies))
-         ORDER BY q.id FOR UPDATE
      ), ",
+    lock_what_applies!(),
+    ", ",
     stood!("$10"),
     ", hold AS MATERIALIZED (
-         SELECT a.reservation, a.quota,
+         SELECT a.operation AS reservation, a.quota,
                 least(stood.window_start, copilot_internal.window_start(stood.period, s.created_at)) AS window_start
-         FROM applies a JOIN stood ON stood.id = a.quota JOIN s ON s.id = a.reservation
+         FROM applies a JOIN stood ON stood.id = a.quota JOIN s ON s.id = a.operation
      ), reserved AS (
          INSERT INTO copilot_internal.reservations
              (id, tenant_id, user_id, resource_type, request_id, body, estimate_usd, held_usd, created_at, expires_at,

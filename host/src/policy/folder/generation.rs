@@ -61,6 +61,11 @@ impl Generation {
         self.policies.get(&*policy.name).map_or(&[], |policy| policy.settings())
     }
 
+    /// What serves, and what was refused and why: two that stand alike differ in nothing that matters.
+    pub(super) fn standing(&self) -> (Vec<PolicyRef>, BTreeMap<String, PolicyError>) {
+        (self.policies.values().map(|policy| policy.reference().clone()).collect(), self.refused.clone())
+    }
+
     /// How many files of the folder do not serve, and neither run in shadow.
     pub fn refused(&self) -> usize {
         self.refused.len() + self.refused_candidates.len()

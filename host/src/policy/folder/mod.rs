@@ -130,29 +130,35 @@ impl Folder {
             let mut memory = self.memory();
             self.scan(&mut memory, now, true)?;
             if !memory.is_unsettled() {
-                return Ok(self.generation());
+                return Ok(self.reloaded());
             }
             drop(memory);
             std::thread::sleep(GONE_AFTER);
         }
         self.scan(&mut self.memory(), now, true)?;
-        Ok(self.generation())
+        Ok(self.reloaded())
+    }
+
+    fn reloaded(&self) -> Arc<Generation> {
+        let generation = self.generation();
+        crate::metrics::reloaded(generation.refused() == 0);
+        generation
     }
 
     /// Reads the folder again, as far as that may have become worth it; tells in how long the next look is.
     fn look(&self, now: DateTime<Utc>) -> Result<Option<Duration>, PolicyError> {
         let mut memory = self.memory();
+        let before = self.generation().standing();
         self.scan(&mut memory, now, false)?;
+        if self.generation().standing() != before {
+            self.reloaded();
+        }
         Ok(memory.look_again_in())
     }
 
     fn scan(&self, memory: &mut Memory, now: DateTime<Utc>, asked_for: bool) -> Result<(), PolicyError> {
         let serving = self.generation();
-        let next = Scan { place: &self.place, serving: Some(&serving), now, asked_for }.run(memory);
-        if asked_for {
-            crate::metrics::reloaded(next.as_ref().is_ok_and(|next| next.refused() == 0));
-        }
-        let next = next?;
+        let next = Scan { place: &self.place, serving: Some(&serving), now, asked_for }.run(memory)?;
         self.current.store(Arc::new(next));
         Ok(())
     }

@@ -1,0 +1,197 @@
+//! Where requests come in: each asks its lane, and where the store cannot be reached, does without (`outage`).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::check::CheckJob;
+use super::entry::{self, Entry};
+use super::lane::Lane;
+use super::money::MoneyJob;
+use super::outage::Made;
+use super::reserve::ReserveJob;
+use super::{Gate, GateError, Reply, Reserved, Told, lines};
+use crate::decision::{Decision, Request, new_id};
+use crate::metrics::{self, Mode};
+use crate::quota::TenantId;
+use crate::store::costs::{Cost, Recorded};
+use crate::store::replay::Promised;
+use crate::store::reservations::{End, Ended, Ending, Reservation};
+
+/// How long a request waits for its answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// The store can go and come between two looks, but not for ever.
+const TRIES: usize = 3;
+
+impl Gate {
+    /// Whether the request would be allowed now. Changes no money.
+    ///
+    /// # Errors
+    /// There is no decision; see [`GateError`].
+    pub async fn check(&self, request: Request) -> Result<Arc<Decision>, GateError> {
+        let (started, resource) = (Instant::now(), request.resource_type.clone());
+        let decided = self.decide(request).await;
+        let decision = decided.as_ref().ok().map(|decision| &**decision);
+        metrics::decided(resource.as_str(), decision, Mode::Check, started.elapsed());
+        decided
+    }
+
+    async fn decide(&self, request: Request) -> Result<Arc<Decision>, GateError> {
+        lines::asked(&request);
+        let request = Arc::new(request);
+        if !self.world.is_down() {
+            let lane = &self.checks[self.lane(&request.tenant)];
+            let decided = send(lane, |reply| CheckJob { request: request.clone(), reply }).await;
+            if !self.is_lost(&decided) {
+                let decision = decided?;
+                lines::decided(&decision);
+                return Ok(decision);
+            }
+        }
+        let decision = self.world.check_in_outage(&request)?;
+        lines::degraded(&decision);
+        Ok(Arc::new(decision))
+    }
+
+    /// Decides, and in the same step sets the estimate aside for `ttl`. `body` is a digest of what the caller sent.
+    ///
+    /// # Errors
+    /// There is no decision; see [`GateError`]. Where the store did not answer, money may have been set aside.
+    pub async fn reserve(&self, request: Request, ttl: TimeDelta, body: Arc<str>) -> Result<Reserved, GateError> {
+        let (started, resource) = (Instant::now(), request.resource_type.clone());
+        let reserved = self.set_aside(request, ttl, body).await;
+        let decision = match &reserved {
+            Ok(Reserved::Decided { decision, .. }) => Some(&**decision),
+            // Not decided now.
+            Ok(Reserved::Repeated(_) | Reserved::Promised(_)) => return reserved,
+            Err(_) => None,
+        };
+        metrics::decided(resource.as_str(), decision, Mode::Reserve, started.elapsed());
+        reserved
+    }
+
+    async fn set_aside(&self, request: Request, ttl: TimeDelta, body: Arc<str>) -> Result<Reserved, GateError> {
+        lines::asked(&request);
+        let mut request = Arc::new(request);
+        // Where the store was asked, it may know this reservation; where not, its id says that it does not.
+        let mut was_asked = false;
+        for _ in 0..TRIES {
+            if !self.world.is_down() {
+                was_asked = true;
+                let lane = &self.money[self.lane(&request.tenant)];
+                let (request, body) = (request.clone(), body.clone());
+                let job = |reply| MoneyJob::Reserve(ReserveJob { request, ttl, body, reply });
+                let reserved = send(lane, job).await;
+                if !self.is_lost(&reserved) {
+                    if let Ok(Reserved::Decided { decision, .. }) = &reserved {
+                        lines::decided(decision);
+                    }
+                    return reserved;
+                }
+            }
+            if !was_asked {
+                let id = entry::promised_id(request.id);
+                request = Arc::new(Request { id, ..(*request).clone() });
+            }
+            let expires_at = request.at + ttl;
+            match self.world.promise(&Promised::of(&request, &body, expires_at), &request).await? {
+                Some(Made::Now) => {
+                    let decision = Arc::new(Decision::degraded(request.clone()));
+                    lines::degraded(&decision);
+                    return Ok(Reserved::Decided { decision, held: Some((request.estimate, expires_at)) });
+                }
+                Some(Made::Before(first)) => return Ok(Reserved::Promised(Box::new(first))),
+                // The store has come back in this moment. What it was asked before it may have done: that expires.
+                None => request = Arc::new(Request { id: new_id(request.at), ..(*request).clone() }),
+            }
+        }
+        Err(GateError::Overloaded)
+    }
+
+    /// Ends a reservation: what it holds becomes spend, or comes back. `None` where there is no such reservation.
+    ///
+    /// # Errors
+    /// The store did not answer; sending it again is safe.
+    pub async fn end(&self, tenant: TenantId, id: Uuid, end: End) -> Result<Told<Option<Ended>>, GateError> {
+        let ending = Ending { id, tenant, end };
+        let entry = Entry::end(&ending, self.world.clock.now());
+        let ask = || {
+            let lane = &self.money[self.lane(&ending.tenant)];
+            send(lane, |reply| MoneyJob::End(ending.clone(), reply))
+        };
+        let told = self.ask_or_keep(&entry, ask).await?;
+        // Another host has promised it: it will be in the books when that one has brought it there.
+        if matches!(told, Told::Done(None)) && entry::is_promised(id) && self.world.keep_waiting(&entry).await? {
+            return Ok(Told::Kept);
+        }
+        Ok(told)
+    }
+
+    /// Prolongs a reservation until `until`, 24 hours after it was made at most. `None` where it is not held.
+    ///
+    /// # Errors
+    /// The store did not answer.
+    pub async fn extend(
+        &self,
+        tenant: &TenantId,
+        id: Uuid,
+        until: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) -> Result<Told<Option<Reservation>>, GateError> {
+        let entry = Entry::Extend { id, tenant: tenant.to_string(), until, at: now };
+        let ask = || async {
+            let extended = self.world.store.link().extend(tenant, id, until, now).await;
+            extended.map_err(|error| GateError::Store(Arc::new(error)))
+        };
+        self.ask_or_keep(&entry, ask).await
+    }
+
+    /// Records what an operation really cost, in full and once.
+    ///
+    /// # Errors
+    /// It was not recorded, or was recorded before with another body; see [`GateError`].
+    pub async fn record_cost(&self, cost: Cost) -> Result<Told<Recorded>, GateError> {
+        let ask = || {
+            let lane = &self.money[self.lane(&cost.tenant)];
+            send(lane, |reply| MoneyJob::Cost(cost.clone(), reply))
+        };
+        self.ask_or_keep(&Entry::cost(&cost), ask).await
+    }
+
+    /// Asks the store, or keeps `entry` for when it is back. All that moves money is the same when it is done twice.
+    async fn ask_or_keep<T, F: Future<Output = Result<T, GateError>>>(
+        &self,
+        entry: &Entry,
+        ask: impl Fn() -> F,
+    ) -> Result<Told<T>, GateError> {
+        for _ in 0..TRIES {
+            if !self.world.is_down() {
+                let answer = ask().await;
+                if !self.is_lost(&answer) {
+                    return answer.map(Told::Done);
+                }
+            }
+            if self.world.keep(entry).await? {
+                return Ok(Told::Kept);
+            }
+        }
+        Err(GateError::Overloaded)
+    }
+
+    /// Whether an answer says that the store cannot be reached; then nobody waits for it from now on.
+    fn is_lost<T>(&self, answer: &Result<T, GateError>) -> bool {
+        let outage = answer.as_ref().err().and_then(GateError::outage);
+        outage.inspect(|error| self.world.lost(error)).is_some()
+    }
+}
+
+async fn send<Job: Send + 'static, T>(lane: &Lane<Job>, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, GateError> {
+    let (reply, answer) = oneshot::channel();
+    lane.submit(job(reply))?;
+    // Whatever it is that takes so long, its answer would come too late; the lane skips whom nobody waits for.
+    let answered = tokio::time::timeout(ANSWER_WITHIN, answer).await;
+    answered.map_err(|_| GateError::Overloaded)?.map_err(|_| GateError::Overloaded)?
+}

@@ -1,0 +1,123 @@
+use std::fs;
+
+use super::book::lock;
+use super::frame::framed;
+use super::*;
+
+fn dir(name: &str) -> PathBuf {
+    let dir = std::env::temp_dir().join(format!("tollgate-spool-{name}-{}", std::process::id()));
+    let _ = fs::remove_dir_all(&dir);
+    dir
+}
+
+async fn filled(dir: &Path, records: &[&str]) -> PathBuf {
+    let (spool, _) = Spool::open(dir, 1 << 20).expect("a spool");
+    for record in records {
+        spool.append(record.as_bytes().to_vec()).await.expect("room");
+    }
+    spool.path().to_owned()
+}
+
+async fn texts(spool: &Spool) -> Vec<String> {
+    let records = spool.read(0).await.expect("records");
+    records.into_iter().map(|record| String::from_utf8(record).expect("a text")).collect()
+}
+
+/// The last owner's thread may still be about to let go of the file.
+fn open(dir: &Path) -> (Spool, Found) {
+    Spool::open(dir, 1 << 20).expect("a spool")
+}
+
+#[tokio::test]
+async fn what_was_kept_is_there_after_a_restart_in_its_order() {
+    let dir = dir("order");
+    filled(&dir, &["one", "two", "three"]).await;
+    let (spool, found) = open(&dir);
+    assert_eq!(
+        (found, texts(&spool).await),
+        (Found { records: 3, ..Found::default() }, vec!["one".into(), "two".into(), "three".into()])
+    );
+    fs::remove_dir_all(dir).expect("a folder");
+}
+
+#[tokio::test]
+async fn a_torn_tail_costs_only_the_record_that_nobody_was_told_of() {
+    let dir = dir("torn");
+    let path = filled(&dir, &["one", "two"]).await;
+    let whole = fs::read(&path).expect("a file");
+    for cut in 1..framed(b"two").len() {
+        fs::write(&path, &whole[..whole.len() - cut]).expect("a file");
+        let (spool, found) = open(&dir);
+        assert_eq!((found.records, found.damaged, found.torn), (1, 0, true), "{cut}");
+        spool.append(b"three".to_vec()).await.expect("room");
+        assert_eq!(texts(&spool).await, ["one", "three"], "{cut}");
+        drop(spool);
+        fs::remove_dir_all(&dir).expect("a folder");
+        fs::create_dir_all(&dir).expect("a folder");
+    }
+}
+
+#[tokio::test]
+async fn a_flipped_bit_sets_its_record_aside_and_no_other() {
+    let dir = dir("flipped");
+    let path = filled(&dir, &["one", "two", "three"]).await;
+    let whole = fs::read(&path).expect("a file");
+    let second = framed(b"one").len()..framed(b"one").len() + framed(b"two").len();
+    for at in second {
+        fs::remove_dir_all(&dir).expect("a folder");
+        fs::create_dir_all(&dir).expect("a folder");
+        let mut flipped = whole.clone();
+        flipped[at] ^= 0x10;
+        fs::write(&path, &flipped).expect("a file");
+        let (spool, found) = open(&dir);
+        assert_eq!((found.damaged, texts(&spool).await), (1, vec!["one".into(), "three".into()]), "byte {at}");
+        assert!(path.with_extension("damaged").exists());
+    }
+    fs::remove_dir_all(dir).expect("a folder");
+}
+
+#[tokio::test]
+async fn beyond_its_limit_nothing_is_kept_and_nothing_is_lost() {
+    let dir = dir("full");
+    let (spool, _) = Spool::open(&dir, 3 * framed(b"one").len() as u64).expect("a spool");
+    for _ in 0..3 {
+        spool.append(b"one".to_vec()).await.expect("room");
+    }
+    assert!(matches!(spool.append(b"one".to_vec()).await, Err(SpoolError::Full)));
+    assert_eq!(spool.records(), 3);
+    fs::remove_dir_all(dir).expect("a folder");
+}
+
+#[tokio::test]
+async fn it_is_finished_only_when_everything_was_carried_out() {
+    let dir = dir("finish");
+    let (spool, _) = open(&dir);
+    for record in [b"one", b"two"] {
+        spool.append(record.to_vec()).await.expect("room");
+    }
+    assert!(!spool.finish(1, Vec::new(), || ()).await.expect("no error"));
+    assert!(spool.finish(2, Vec::new(), || ()).await.expect("no error"));
+    assert!(matches!(spool.append(b"late".to_vec()).await, Err(SpoolError::NotNeeded)));
+    spool.accept();
+    spool.append(b"again".to_vec()).await.expect("room");
+    assert_eq!(texts(&spool).await, ["again"]);
+    fs::remove_dir_all(dir).expect("a folder");
+}
+
+#[tokio::test]
+async fn two_hosts_of_one_directory_have_a_file_each_and_the_next_takes_over_what_one_left() {
+    let dir = dir("two");
+    let (first, _) = open(&dir);
+    let (second, _) = open(&dir);
+    assert_ne!(first.path(), second.path());
+    second.append(b"left".to_vec()).await.expect("room");
+    let path = second.path().to_owned();
+    drop((first, second));
+    // The threads let go of their files when their spools are dropped.
+    while lock(path.clone()).expect("a file").is_none() || lock(dir.join("1.spool")).expect("a file").is_none() {
+        std::thread::yield_now();
+    }
+    let (third, found) = open(&dir);
+    assert_eq!((found.records, texts(&third).await), (1, vec!["left".to_owned()]));
+    fs::remove_dir_all(dir).expect("a folder");
+}
