@@ -49,6 +49,8 @@ pub(super) struct Book {
     accepts: bool,
     /// Records that wait, while they do.
     held: Option<Vec<Append>>,
+    /// What others may know of `length` and `records`, before they are told that something was kept.
+    size: Arc<Size>,
 }
 
 impl Book {
@@ -58,15 +60,21 @@ impl Book {
         let (path, file) = (1..=MOST_FILES)
             .find_map(|n| lock(dir.join(format!("{n}.spool"))).transpose())
             .ok_or_else(|| io::Error::other("every file of it is in use"))??;
-        let mut book = Self { file, path, most_bytes, length: 0, records: 0, accepts: true, held: None };
+        let mut book =
+            Self { file, path, most_bytes, length: 0, records: 0, accepts: true, held: None, size: Arc::default() };
         let mut found = book.recover()?;
         for other in others(dir, &book.path)? {
             found.damaged += book.take_over(other)?;
         }
         found.records = book.records;
+        book.tell();
         // A new file is on the disk when its folder is.
         File::open(dir)?.sync_all()?;
         Ok((book, found))
+    }
+
+    pub(super) fn size(&self) -> Arc<Size> {
+        self.size.clone()
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -119,7 +127,7 @@ impl Book {
     }
 
     /// Until every [`Spool`](super::Spool) is gone.
-    pub(super) fn run(mut self, arrivals: &Receiver<Job>, size: &Size) {
+    pub(super) fn run(mut self, arrivals: &Receiver<Job>) {
         while let Ok(first) = arrivals.recv() {
             let mut next = Some(first);
             while let Some(job) = next.take() {
@@ -149,7 +157,6 @@ impl Book {
                     }
                     Job::Hold => drop(self.held.get_or_insert_default()),
                 }
-                self.tell(size);
             }
         }
     }
@@ -203,6 +210,7 @@ impl Book {
         }
         self.length += bytes.len() as u64;
         self.records += records;
+        self.tell();
         Ok(())
     }
 
@@ -218,6 +226,7 @@ impl Book {
             self.rewrite(waiting)?;
         }
         self.records = waiting.len();
+        self.tell();
         Ok(true)
     }
 
@@ -241,9 +250,9 @@ impl Book {
         file.sync_data()
     }
 
-    pub(super) fn tell(&self, size: &Size) {
-        size.bytes.store(self.length, Ordering::Relaxed);
-        size.records.store(self.records as u64, Ordering::Relaxed);
+    fn tell(&self) {
+        self.size.bytes.store(self.length, Ordering::Relaxed);
+        self.size.records.store(self.records as u64, Ordering::Relaxed);
     }
 }
 

@@ -91,12 +91,9 @@ impl Spool {
     /// The directory cannot be written.
     pub fn open(dir: &Path, most_bytes: u64) -> io::Result<(Self, Found)> {
         let (book, found) = Book::open(dir, most_bytes)?;
-        let path = book.path().to_owned();
-        let size = Arc::new(Size::default());
-        book.tell(&size);
+        let (path, size) = (book.path().to_owned(), book.size());
         let (jobs, arrivals) = sync_channel(QUEUE);
-        let told = size.clone();
-        std::thread::Builder::new().name("spool".into()).spawn(move || book.run(&arrivals, &told))?;
+        std::thread::Builder::new().name("spool".into()).spawn(move || book.run(&arrivals))?;
         Ok((Self { jobs, size, path }, found))
     }
 
