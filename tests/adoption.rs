@@ -72,9 +72,9 @@ async fn an_adopted_table_takes_what_a_new_one_takes() {
     host.cost(llm_cost("c-1", "1")).await;
     let columns = "SELECT table_name, column_name, data_type, numeric_precision, numeric_scale FROM information_schema.columns
                    WHERE table_schema = 'copilot_internal' AND column_name NOT IN ('period_end', 'warning_threshold', 'replaced_id')
-                     AND table_name <> '_sqlx_migrations' ORDER BY 1, 2";
+                     AND table_name <> '_sqlx_migrations' AND table_name !~ '^decisions_\\d' ORDER BY 1, 2";
     let constraints = "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = 'copilot_internal'::regnamespace
-                         AND conname <> 'cost_quotas_pkey' ORDER BY 1";
+                         AND conname <> 'cost_quotas_pkey' AND conrelid::regclass::text !~ 'decisions_\\d' ORDER BY 1";
     let defaults = "SELECT column_name, column_default, is_nullable FROM information_schema.columns
                     WHERE table_name = 'cost_quotas' AND column_name NOT IN ('period_end', 'warning_threshold') ORDER BY 1";
     let new = Database::migrated().await;

@@ -47,6 +47,7 @@ mod policy_bench;
 mod power;
 mod reference;
 mod reservations;
+mod retention;
 mod retry_after;
 mod routes;
 mod scopes;

@@ -23,6 +23,8 @@ pub use self::alerts::AlertConfig;
 /// The file that is read where no other is named; it need not exist.
 pub const FILE: &str = "tollgate.toml";
 const PREFIX: &str = "TOLLGATE_";
+/// The longest that decisions are kept, but for ever: ten years.
+const MOST_DAYS: u32 = 3_650;
 /// What the replaced system's variables of alerts begin with.
 const ALERT_PREFIX: &str = "COST_ALERT_";
 
@@ -36,6 +38,7 @@ const KEYS: &[Key] = &[
     Key { name: "store_failure", default: Some("open"), also: None },
     Key { name: "store_failure_bound_usd", default: Some("1.00"), also: None },
     Key { name: "spool_mib", default: Some("256"), also: None },
+    Key { name: "decisions_keep_days", default: Some("30"), also: None },
     Key { name: "enforce_cost_quotas", default: Some("true"), also: Some("ENFORCE_COST_QUOTAS") },
     Key { name: "enforce_e2b_quotas", default: Some("true"), also: Some("ENFORCE_E2B_QUOTAS") },
     Key { name: "alert_channels", default: Some("none"), also: Some("COST_ALERT_CHANNELS") },
@@ -115,6 +118,8 @@ pub struct Config {
     pub store_failure: StoreFailure,
     /// What is kept for the books meanwhile, at most, in MiB.
     pub spool_mib: u64,
+    /// How long decisions are kept, in days; `None` is for ever.
+    pub decisions_keep_days: Option<u32>,
     /// Which resource types are enforced.
     pub enforcement: Enforcement,
     /// What people are told, and how.
@@ -293,6 +298,7 @@ impl Config {
             database_url: values.0.get("database_url").map(|value| value.text.clone()).filter(|url| !url.is_empty()),
             store_failure,
             spool_mib,
+            decisions_keep_days: keep_days(&values)?,
             enforcement: Enforcement {
                 e2b: values.flag("enforce_e2b_quotas")?,
                 others: values.flag("enforce_cost_quotas")?,
@@ -306,6 +312,15 @@ impl Config {
             surroundings,
         })
     }
+}
+
+/// How long decisions are kept; 0 is for ever.
+fn keep_days(values: &Values) -> Result<Option<u32>, ConfigError> {
+    let text = values.text("decisions_keep_days");
+    let days = text.parse().ok().filter(|days| *days <= MOST_DAYS).ok_or_else(|| {
+        values.fault("decisions_keep_days", format!("days, 1 to {MOST_DAYS}, or 0 for ever, got {text:?}"))
+    })?;
+    Ok(Some(days).filter(|days| *days > 0))
 }
 
 /// Every key that has a value, and the tokens; a secret is only said to be there.
@@ -475,6 +490,15 @@ mod tests {
         let check = |environment| load(environment, &everywhere)?.check_listen().map_err(|error| error.to_string());
         assert!(check(&[]).is_err_and(|error| error.contains("TOLLGATE_APP_TOKEN")));
         assert_eq!(check(&[("TOLLGATE_APP_TOKEN", "secret")]), Ok(()));
+    }
+
+    #[test]
+    fn decisions_are_kept_for_thirty_days_for_so_many_or_for_ever() {
+        let kept = |text| load(&[("TOLLGATE_DECISIONS_KEEP_DAYS", text)], &[]).map(|config| config.decisions_keep_days);
+        assert_eq!(load(&[], &[]).map(|config| config.decisions_keep_days).ok(), Some(Some(30)));
+        assert_eq!((kept("7"), kept("0")), (Ok(Some(7)), Ok(None)));
+        let says = "TOLLGATE_DECISIONS_KEEP_DAYS: decisions_keep_days: days, 1 to 3650, or 0 for ever, got ";
+        assert_eq!((kept("-1"), kept("3651")), (Err(format!("{says}\"-1\"")), Err(format!("{says}\"3651\""))));
     }
 
     #[test]

@@ -65,7 +65,7 @@ fn is_socket(path: &Path) -> bool {
 }
 
 /// Serves until `shutdown` is ready, then finishes what is in flight, up to a time, and writes what is answered
-/// but not yet in the decision log.
+/// but not yet in the decision log. `keep_days`: how long that is kept; `None` is for ever.
 ///
 /// # Errors
 /// The listener broke.
@@ -73,11 +73,13 @@ pub async fn serve(
     listener: Listener,
     app: Arc<App>,
     alerting: Arc<Alerting>,
+    keep_days: Option<u32>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let router = api::router(app.clone());
     let (stop, stopped) = watch::channel(false);
-    let worker = tokio::spawn(worker::run(app.gate.clone(), app.store.clone(), app.clock.clone(), stopped.clone()));
+    let worker = worker::run(app.gate.clone(), app.store.clone(), app.clock.clone(), keep_days, stopped.clone());
+    let worker = tokio::spawn(worker);
     // A store that is down now may never have been brought to this version.
     let is_migrated = !app.store.health().is_down();
     let watch = worker::watch_store(app.gate.clone(), app.store.clone(), is_migrated, stopped.clone());

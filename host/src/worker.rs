@@ -1,8 +1,10 @@
-//! What happens without a request: what has expired is given back, overrides that are over are taken away, and rows whose window is over are brought to the
-//! open one, so that readers of the tables see no stale spend.
+//! What happens without a request: what has expired is given back, overrides that are over are taken away, rows whose
+//! window is over are brought to the open one, so that readers of the tables see no stale spend, and the decision log gets its
+//! coming days and loses its oldest.
 
 pub mod alerts;
 mod notices;
+mod retention;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
+use self::retention::Retention;
 use crate::clock::Clock;
 use crate::gate::Gate;
 use crate::store::{Store, StoreError};
@@ -22,8 +25,15 @@ const TICKS_TO_ROLL_OVER: u32 = 15;
 const ROWS_AT_ONCE: i64 = 500;
 
 /// Works until `stopped` says so, and never stops within a statement. Every host of a database may have one: what one
-/// does, another finds done.
-pub async fn run(gate: Arc<Gate>, store: Store, clock: Clock, mut stopped: watch::Receiver<bool>) {
+/// does, another finds done. `keep_days`: how long decisions are kept; `None` is for ever.
+pub async fn run(
+    gate: Arc<Gate>,
+    store: Store,
+    clock: Clock,
+    keep_days: Option<u32>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let mut retention = Retention::new(keep_days);
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for tick in 0_u32.. {
@@ -47,6 +57,9 @@ pub async fn run(gate: Arc<Gate>, store: Store, clock: Clock, mut stopped: watch
             && let Err(error) = roll_over(&store, &clock).await
         {
             tracing::warn!(reason = %error, "Windows not rolled over");
+        }
+        if let Err(error) = retention.tick(&store, clock.now()).await {
+            tracing::warn!(reason = %error, "Days of the decision log not made or dropped; tried again later");
         }
     }
 }

@@ -94,6 +94,8 @@ pub struct Setup {
     /// A new one where none is given.
     pub database: Option<Database>,
     pub store_failure: StoreFailure,
+    /// How long decisions are kept.
+    pub keep_days: Option<u32>,
     /// Another way to the database than the direct one.
     pub through: Option<PgConnectOptions>,
 }
@@ -110,6 +112,7 @@ impl Default for Setup {
             extras: Extras::default(),
             database: None,
             store_failure: StoreFailure::Open,
+            keep_days: Some(30),
             through: None,
         }
     }
@@ -148,7 +151,8 @@ impl Setup {
         let (stop, stopped) = oneshot::channel::<()>();
         let channels = Channels::open(&self.alerts).expect("channels");
         let alerting = Alerting { channels, enforcement: self.enforcement, extras: self.extras };
-        tokio::spawn(server::serve(listener, Arc::new(app), Arc::new(alerting), async move { drop(stopped.await) }));
+        let stopped = async move { drop(stopped.await) };
+        tokio::spawn(server::serve(listener, Arc::new(app), Arc::new(alerting), self.keep_days, stopped));
         let client = reqwest::Client::builder().no_proxy();
         let (client, url) = match address {
             Listen::Tcp(_) => (client, address.to_string()),

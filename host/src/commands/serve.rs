@@ -137,7 +137,7 @@ async fn run_on(
     let app = Arc::new(App { gate, store: store.clone(), policies, clock, access: config.access.clone() });
     let channels = Channels::open(&config.alerts.settings).map_err(Failure::new)?;
     let alerting = Arc::new(Alerting { channels, enforcement: config.enforcement, extras: config.alerts.extras });
-    let served = server::serve(listener, app, alerting, shutdown).await;
+    let served = server::serve(listener, app, alerting, config.decisions_keep_days, shutdown).await;
     watching.abort();
     store.close().await;
     served.map_err(|error| Failure::new(format!("the listener broke: {error}")))

@@ -123,7 +123,7 @@ impl Store {
                          $8::text[], $9::text[], $10::text[], $11::uuid[], $12::text[], $13::text[], $14::text[])
                   AS d (id, decided_at, tenant_id, user_id, resource_type, nanos, request_id, outcome, code, reason,
                         quota_id, policy_name, policy_digest, facts)
-             ON CONFLICT (id) DO NOTHING",
+             ON CONFLICT (id, decided_at) DO NOTHING",
         )
         .bind(column(rows, |row| row.id))
         .bind(column(rows, |row| row.decided_at))
@@ -191,11 +191,27 @@ impl Store {
         .await?)
     }
 
-    /// One decision.
+    /// One decision. Its id says when it was made, so only that day is searched.
     ///
     /// # Errors
     /// The database does not answer.
     pub async fn decision(&self, id: Uuid) -> Result<Option<StoredDecision>, StoreError> {
-        Ok(sqlx::query_as(concat!(stored_columns!(), " WHERE id = $1")).bind(id).fetch_optional(&self.pool).await?)
+        let made_at = made_at(id);
+        Ok(sqlx::query_as(concat!(
+            stored_columns!(),
+            " WHERE id = $1 AND decided_at >= coalesce($2, '-infinity') AND decided_at < coalesce($3, 'infinity')
+              LIMIT 1"
+        ))
+        .bind(id)
+        .bind(made_at)
+        .bind(made_at.map(|at| at + TimeDelta::milliseconds(1)))
+        .fetch_optional(&self.pool)
+        .await?)
     }
+}
+
+/// The millisecond in which an id of ours was made; others' ids may be of any time.
+fn made_at(id: Uuid) -> Option<DateTime<Utc>> {
+    let (seconds, nanos) = id.get_timestamp().filter(|_| id.get_version_num() == 7)?.to_unix();
+    DateTime::from_timestamp(i64::try_from(seconds).ok()?, nanos)
 }

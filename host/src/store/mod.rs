@@ -20,6 +20,7 @@ pub mod overrides;
 pub mod quotas;
 pub mod replay;
 pub mod reservations;
+pub mod retention;
 pub mod shadows;
 pub mod subjects;
 pub mod tenants;

@@ -104,7 +104,8 @@ async fn measure_on(
     };
     let app = Arc::new(App { gate, store: store.clone(), policies, clock, access });
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let serving = tokio::spawn(server::serve(listener, app, Arc::new(alerting), async move { drop(stopped.await) }));
+    let stopped = async move { drop(stopped.await) };
+    let serving = tokio::spawn(server::serve(listener, app, Arc::new(alerting), None, stopped));
     let bare = bare::serve().await.map_err(broken)?;
     let mut bench = Bench { plan, lines: Vec::new(), bare: Vec::new() };
     println!("{:<34} {:>5} {:>10} {:>10} {:>10} {:>8}", "WHAT", "CONN", "PER SECOND", "P50", "P99", "OF BARE");
