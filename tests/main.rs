@@ -52,6 +52,7 @@ mod retry_after;
 mod routes;
 mod scopes;
 mod storms;
+mod tenants_life;
 mod thresholds;
 mod tiers;
 mod wasi;

@@ -11,14 +11,14 @@ use tollgate::clock::Clock;
 use crate::harness::guests::repository;
 use crate::harness::{Host, Scratch, Setup};
 
-struct Block {
-    line: usize,
-    language: String,
-    text: String,
+pub struct Block {
+    pub line: usize,
+    pub language: String,
+    pub text: String,
 }
 
 /// The fenced blocks of a page; those in lists are indented, and lose their indentation.
-fn blocks(page: &str) -> Vec<Block> {
+pub fn blocks(page: &str) -> Vec<Block> {
     let mut blocks: Vec<Block> = Vec::new();
     let mut open: Option<(usize, Block)> = None;
     for (number, line) in (1..).zip(page.lines()) {
