@@ -51,6 +51,7 @@ async fn a_gate_that_is_ready_for_production_passes() {
     assert_eq!(report.of("log_level = info  (default)").0, "note");
     assert_eq!(report.of("app token \"chat\" may charge acme-corp").0, "ok");
     assert_eq!(report.of("its tables are at this version").0, "ok");
+    assert_eq!(report.of("decisions are kept for 30 days; the log has partitions for ").0, "ok");
     assert_eq!(report.of("enterprise 0.1.0 passes its fixtures").0, "ok");
     assert_eq!(report.of("1 of 1 have both quotas").0, "ok");
     assert!(report.findings.iter().any(|finding| finding["area"] == "outages"));

@@ -1,6 +1,6 @@
 //! The decision log's days: those to come are made ahead of time, and those that are kept no longer are dropped.
 //!
-//! Once for each day of the clock, and at each start. What cannot be had at once is tried again later: meanwhile decisions
+//! Once for each day of the clock, and at each start. What cannot be had at once is tried again: meanwhile decisions
 //! of a day without a partition are in the default one, and move when their day is made.
 
 use chrono::{DateTime, Days, NaiveDate, NaiveTime, Utc};
@@ -9,7 +9,7 @@ use crate::store::{Store, StoreError};
 
 /// Days that are made before they come.
 const AHEAD: u64 = 3;
-/// How many ticks pass before what was not finished is tried again.
+/// How many ticks pass before what failed is tried again: who has waited for a lock has kept others waiting.
 const TICKS_TO_TRY_AGAIN: u32 = 15;
 const ROWS_AT_ONCE: i64 = 1_000;
 
@@ -40,11 +40,13 @@ impl Retention {
             self.ticks_to_wait -= 1;
             return Ok(());
         }
-        self.ticks_to_wait = TICKS_TO_TRY_AGAIN;
         // Either is tried, whatever has become of the other.
         let (made, dropped) = (make_days(store, today).await, self.drop_days(store, today).await);
+        if made.is_err() || dropped.is_err() {
+            self.ticks_to_wait = TICKS_TO_TRY_AGAIN;
+        }
         if made? && dropped? {
-            (self.done_on, self.ticks_to_wait) = (Some(today), 0);
+            self.done_on = Some(today);
         }
         Ok(())
     }

@@ -48,6 +48,24 @@ pub(super) async fn look(
     }
 }
 
+/// How long decisions are kept, and whether each is in its day.
+pub(super) async fn look_at_log(config: &Config, store: &Store, findings: &mut Findings) {
+    let kept = config.decisions_keep_days.map_or_else(|| "for ever".to_owned(), |keep| format!("for {keep} days"));
+    let (days, stray) = match (store.days_of_decisions().await, store.decisions_of_no_day().await) {
+        (Ok(days), Ok(stray)) => (days.len(), stray),
+        (Err(error), _) | (_, Err(error)) => {
+            findings.add(AREA, Level::Error, "").of(error.into());
+            return;
+        }
+    };
+    findings.add(AREA, Level::Ok, format!("decisions are kept {kept}; the log has partitions for {days} days"));
+    if stray > 0 {
+        findings.add(AREA, Level::Note, format!("{stray} decisions are in no day's partition")).hint(
+            "a gate moves those of today and the next days, and deletes what is too old; if they grow more, its log says why",
+        );
+    }
+}
+
 /// As commands open a store, but for one thing: a cluster that is not there is not created.
 async fn place(config: &Config) -> Result<Option<(sqlx::postgres::PgConnectOptions, Option<Embedded>)>, Failure> {
     if let Some(options) = external(config)? {

@@ -3,7 +3,7 @@
 //! 1. the configuration: every value and where it comes from, who may call, what is enforced, what an outage means;
 //! 2. outages: what a request gets then, and what earlier ones have left;
 //! 3. the channels of alerts; with `--send`, whether they take a message;
-//! 4. the database: reachable, writable, its version, its migrations, our rights, its clock;
+//! 4. the database: reachable, writable, its version, its migrations, our rights, its clock, the decision log's days;
 //! 5. the policies: each loads and passes its fixtures;
 //! 6. the tenants: each has both quotas, and a policy for its tier.
 
@@ -103,6 +103,9 @@ async fn look(config: &Config, send: bool, findings: &mut Findings) -> Result<()
     outages::look(config, findings);
     channels::look(config, send, findings).await;
     let opened = database::look(config, now, findings).await?;
+    if let Some(OpenStore { store, .. }) = &opened {
+        database::look_at_log(config, store, findings).await;
+    }
     let names = policies::look(config, now, findings).await;
     let looked = match &opened {
         Some(OpenStore { store, .. }) => tenants::look(store, names.as_ref(), findings).await,
