@@ -46,6 +46,7 @@ mod policies;
 mod policy_bench;
 mod power;
 mod reference;
+mod request_ids;
 mod reservations;
 mod retry_after;
 mod routes;

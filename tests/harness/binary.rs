@@ -151,6 +151,12 @@ impl Binary {
         Answer::of(self.client.request(method, format!("{}{path}", self.url)).json(&body)).await
     }
 
+    /// A request that the test finishes itself.
+    pub fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+        let method = method.parse().expect("a method");
+        self.client.request(method, format!("{}{path}", self.url))
+    }
+
     /// With a token.
     pub async fn send_as(&self, token: &str, method: &str, path: &str, body: Value) -> Answer {
         let method = method.parse().expect("a method");
