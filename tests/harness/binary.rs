@@ -38,6 +38,11 @@ pub fn tollgate(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     output
 }
 
+/// As [`tollgate`], with a stdout that is this, and not in the output.
+pub fn tollgate_into(stdout: impl Into<Stdio>, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    command(&Scratch::new(), arguments, environment).stdout(stdout).output().expect("the binary")
+}
+
 /// As [`tollgate`], in a folder of the test's.
 pub fn tollgate_in(folder: &Scratch, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     command(folder, arguments, environment).output().expect("the binary")
