@@ -19,14 +19,19 @@ async fn ask(gate: &Binary, body: Value) -> String {
     answer.word("/decisionId")
 }
 
-/// The lines without their timestamps, each of which must be one.
+/// The lines without their timestamps, each of which must be one, and without what a request's lines end with.
 fn without_timestamps(log: &[String]) -> Vec<String> {
     let strip = |line: &String| {
         let rest = line.strip_prefix(r#"{"timestamp":""#).unwrap_or_else(|| panic!("{line}"));
         let (timestamp, rest) = rest.split_once(r#"",""#).unwrap_or_else(|| panic!("{line}"));
         assert!(timestamp.ends_with('Z') && timestamp.len() == 24, "{line}");
         timestamp.parse::<chrono::DateTime<chrono::Utc>>().unwrap_or_else(|error| panic!("{error}: {line}"));
-        format!("{{\"{rest}")
+        let Some((own, of_request)) = rest.split_once(r#","method":"POST","route":"/v1/check","requestId":""#) else {
+            return format!("{{\"{rest}");
+        };
+        let id = of_request.strip_suffix(r#""}"#).unwrap_or_else(|| panic!("{line}"));
+        id.parse::<uuid::Uuid>().unwrap_or_else(|error| panic!("{error}: {line}"));
+        format!("{{\"{own}}}")
     };
     log.iter().map(strip).collect()
 }

@@ -1,5 +1,6 @@
 //! The binary: reads the command line, runs the command, prints its failure.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -15,7 +16,8 @@ async fn main() -> ExitCode {
     match commands::run(Cli::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{}", failure.text());
+            // Its status tells, where nobody reads.
+            let _ = writeln!(std::io::stderr(), "{}", failure.text());
             ExitCode::from(failure.exit)
         }
     }

@@ -38,6 +38,11 @@ pub fn tollgate(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     output
 }
 
+/// As [`tollgate`], with a stdout that is this, and not in the output.
+pub fn tollgate_into(stdout: impl Into<Stdio>, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    command(&Scratch::new(), arguments, environment).stdout(stdout).output().expect("the binary")
+}
+
 /// As [`tollgate`], in a folder of the test's.
 pub fn tollgate_in(folder: &Scratch, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     command(folder, arguments, environment).output().expect("the binary")
@@ -149,6 +154,12 @@ impl Binary {
     pub async fn send(&self, method: &str, path: &str, body: Value) -> Answer {
         let method = method.parse().expect("a method");
         Answer::of(self.client.request(method, format!("{}{path}", self.url)).json(&body)).await
+    }
+
+    /// A request that the test finishes itself.
+    pub fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+        let method = method.parse().expect("a method");
+        self.client.request(method, format!("{}{path}", self.url))
     }
 
     /// With a token.

@@ -28,7 +28,7 @@ use tollgate::store::Store;
 use tollgate::worker::alerts::Alerting;
 
 pub use self::answer::Answer;
-pub use self::binary::{Binary, Running, tollgate, tollgate_in};
+pub use self::binary::{Binary, Running, tollgate, tollgate_in, tollgate_into};
 pub use self::cluster::Database;
 pub use self::mail::MailServer;
 pub use self::patience::{PATIENCE, until};

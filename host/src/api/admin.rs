@@ -13,6 +13,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
+use tracing::Span;
 use uuid::Uuid;
 
 use super::App;
@@ -249,8 +250,8 @@ pub async fn policies(_: AdminCaller, State(app): State<Arc<App>>) -> Response {
 
 /// `POST /v1/policies/reload`: 200 where every file of the folder serves, 422 where one was refused.
 pub async fn reload(_: AdminCaller, State(app): State<Arc<App>>) -> Result<Response, ApiError> {
-    let (policies, now) = (app.policies.clone(), app.clock.now());
-    let generation = tokio::task::spawn_blocking(move || policies.reload(now))
+    let (policies, now, span) = (app.policies.clone(), app.clock.now(), Span::current());
+    let generation = tokio::task::spawn_blocking(move || span.in_scope(|| policies.reload(now)))
         .await
         .map_err(|error| ApiError::internal(error.to_string()))?
         .map_err(|error| ApiError::internal(error.to_string()))?;
@@ -296,8 +297,9 @@ async fn change(
         fields.finish()?;
         digest
     };
-    let (policies, now) = (app.policies.clone(), app.clock.now());
-    let generation = tokio::task::spawn_blocking(move || change(&policies, &name, digest.as_deref(), now))
+    let (policies, now, span) = (app.policies.clone(), app.clock.now(), Span::current());
+    let change = move || span.in_scope(|| change(&policies, &name, digest.as_deref(), now));
+    let generation = tokio::task::spawn_blocking(change)
         .await
         .map_err(|error| ApiError::internal(error.to_string()))?
         .map_err(|error| match error {

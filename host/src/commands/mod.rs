@@ -1,5 +1,9 @@
 //! The commands: wire the world and hand it over.
 
+// First, for the rest of the room to have its macros.
+#[macro_use]
+mod say;
+
 mod alert;
 mod bench;
 mod completions;
@@ -130,9 +134,13 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Tenant(command) => tenant::run(command).await,
         Command::Decision(command) => decision::run(command).await,
         Command::Policy(command) => policy::run(command).await,
-        Command::Completions { shell } => completions::print(shell),
+        Command::Completions { shell } => {
+            completions::print(shell);
+            Ok(())
+        }
         Command::CompilePolicy { memory_mib, cpu_seconds } => Ok(compile::child(memory_mib, cpu_seconds)?),
-    }
+    }?;
+    say::all_was_written()
 }
 
 async fn migrate(args: StoreArgs) -> Result<(), Failure> {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::sync::Mutex;
+use tracing::Span;
 
 use super::guests::{Guests, Undecided};
 use super::{GateError, Reply, World};
@@ -14,6 +15,8 @@ use crate::store::{Link, StoreError};
 
 pub(super) struct CheckJob {
     pub(super) request: Arc<Request>,
+    /// What is logged while it is decided is its request's.
+    pub(super) span: Span,
     pub(super) reply: Reply<Arc<Decision>>,
 }
 
@@ -132,7 +135,7 @@ fn run_guests(
             pool: standing.pool.clone(),
             request: job.request.clone(),
         };
-        match guests.decide(facts) {
+        match job.span.in_scope(|| guests.decide(facts)) {
             Ok(decision) if decision.denial().is_none() => {
                 let decision = Arc::new(decision);
                 world.shadow.ask(generation, &decision);

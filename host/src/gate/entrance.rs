@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::oneshot;
+use tracing::Span;
 use uuid::Uuid;
 
 use super::check::CheckJob;
@@ -44,7 +45,7 @@ impl Gate {
         let request = Arc::new(request);
         if !self.world.is_down() {
             let lane = &self.checks[self.lane(&request.tenant)];
-            let decided = send(lane, |reply| CheckJob { request: request.clone(), reply }).await;
+            let decided = send(lane, |reply| CheckJob { request: request.clone(), span: Span::current(), reply }).await;
             if !self.is_lost(&decided) {
                 let decision = decided?;
                 lines::decided(&decision);
@@ -83,7 +84,7 @@ impl Gate {
                 was_asked = true;
                 let lane = &self.money[self.lane(&request.tenant)];
                 let (request, body) = (request.clone(), body.clone());
-                let job = |reply| MoneyJob::Reserve(ReserveJob { request, ttl, body, reply });
+                let job = |reply| MoneyJob::Reserve(ReserveJob { request, ttl, body, span: Span::current(), reply });
                 let reserved = send(lane, job).await;
                 if !self.is_lost(&reserved) {
                     if let Ok(Reserved::Decided { decision, .. }) = &reserved {

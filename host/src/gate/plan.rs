@@ -65,7 +65,7 @@ pub(super) fn plan(world: &World, generation: &Generation, known: &Known, jobs: 
             pool: standing.pool.clone(),
             request: job.request.clone(),
         };
-        let decision = match guests.decide(facts) {
+        let decision = match job.span.in_scope(|| guests.decide(facts)) {
             Ok(decision) => decision,
             Err(undecided) => {
                 plan.failed.push((job, undecided));

@@ -12,6 +12,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use tracing::Span;
 use uuid::Uuid;
 
 use super::known::Known;
@@ -54,6 +55,8 @@ pub(super) struct ReserveJob {
     pub(super) request: Arc<Request>,
     pub(super) ttl: TimeDelta,
     pub(super) body: Arc<str>,
+    /// What is logged while it is decided is its request's.
+    pub(super) span: Span,
     pub(super) reply: Reply<Reserved>,
 }
 

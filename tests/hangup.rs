@@ -1,0 +1,44 @@
+//! SIGHUP: the policy folder is read at once, also where nothing that happens there is seen.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+
+use crate::harness::{Binary, Database, Scratch, guests, until};
+
+/// The folder is looked at anyway when so much time has passed.
+const EVERY: Duration = Duration::from_secs(30);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hangup_brings_in_a_policy_whose_change_nobody_saw() {
+    // The folder has a link to what lies elsewhere, where nobody watches.
+    let (database, files, elsewhere) = (Database::migrated().await, guests::own_folder(), Scratch::new());
+    let of_the_tests = |policy: &str| fs::read(guests::OF_THE_TESTS.join(format!("{policy}.wasm"))).expect("a policy");
+    let (before, after) = (of_the_tests("every-second-user"), of_the_tests("hostile"));
+    elsewhere.write("odd.wasm", &before);
+    symlink(elsewhere.join("odd.wasm"), files.join("odd.wasm")).expect("a link");
+    files.write("odd.toml", guests::PATIENT);
+    let began = Instant::now();
+    let policies = files.path().to_str().expect("a text");
+    let arguments = ["serve", "--listen", "127.0.0.1:0", "--policies", policies];
+    let gate = Binary::start(&arguments, &[("DATABASE_URL", &database.url())]);
+    let serves = async |component: &[u8]| {
+        let digest = tollgate::policy::engine::digest(component);
+        gate.send("GET", "/v1/policies", json!(null)).await.text.contains(&digest)
+    };
+    assert!(serves(&before).await);
+    elsewhere.write("odd.wasm.new", &after);
+    fs::rename(elsewhere.join("odd.wasm.new"), elsewhere.join("odd.wasm")).expect("a file");
+    assert!(!serves(&after).await);
+    kill(Pid::from_raw(gate.id()), Signal::SIGHUP).expect("a running gate");
+    until("the hangup is heard", || serves(&after)).await;
+    // No look at intervals can have come before this: that it is live is the hangup's doing.
+    assert!(began.elapsed() < EVERY, "too slow to tell: {:?}", began.elapsed());
+    let log = gate.interrupt().log;
+    let live = log.iter().filter(|line| line.contains(r#""message":"Policy live""#) && line.contains(r#""odd""#));
+    assert_eq!(live.count(), 2, "{log:?}");
+}
