@@ -37,6 +37,7 @@ mod locks;
 mod logs;
 mod metrics;
 mod model;
+mod nth_fault;
 mod openapi;
 mod operations;
 mod operator;
