@@ -225,44 +225,55 @@ async fn what_expires_is_given_back_once_wherever_its_connection_is_cut() {
     assert!(cuts.0 > 0 && cuts.1 > 0 && cuts.2 > 0);
 }
 
-/// One of everything in the spool, and then the store is back, and is lost again in the middle of it.
+/// One of everything in the spool, and then the store is back, and its connection breaks in the middle of it. Tells
+/// whether it did.
+async fn replay_cut(frail: &Frail, cut: Cut, nth: usize) -> bool {
+    let (tenant, what) = (format!("t-{nth}"), format!("replay, {cut:?} {nth}"));
+    frail.database.quota(&format!("tenant {tenant} llm lifetime"), "100", "0").await;
+    let mut ids = Vec::new();
+    for request in ["settled", "released", "extended"] {
+        ids.push(frail.reserve(&tenant, request).await);
+    }
+    frail.switch.now(Wire::Refuses);
+    frail.is_degraded(true).await;
+    let everything = [
+        Operation::Reserve.request(&tenant, ""),
+        Operation::Settle.request(&tenant, &ids[0]),
+        Operation::Release.request(&tenant, &ids[1]),
+        Operation::Extend.request(&tenant, &ids[2]),
+        Operation::Cost.request(&tenant, ""),
+    ];
+    for (path, body) in &everything {
+        assert_eq!(frail.send(path, body).await["degraded"], true, "{what}: {path}");
+    }
+    frail.tripwire.arm(cut, nth);
+    frail.switch.now(Wire::Forwards);
+    frail.is_degraded(false).await;
+    let is_cut = frail.tripwire.disarm();
+    let expected = "5.50 + 4.00 of 5; rows 5.50 + 4.00 of 5";
+    assert_eq!(frail.books(&tenant).await, expected, "{what}");
+    for (path, body) in &everything {
+        let again = frail.send(path, body).await;
+        assert!(path.ends_with("/extend") || again["duplicate"] == true, "{what}: {path}: {again}");
+    }
+    assert_eq!(frail.books(&tenant).await, expected, "{what}, asked again");
+    is_cut
+}
+
 async fn replay_cut_everywhere(cut: Cut) -> usize {
     let frail = Frail::start(false).await;
     for nth in 1.. {
-        let (tenant, what) = (format!("t-{nth}"), format!("replay, {cut:?} {nth}"));
-        frail.database.quota(&format!("tenant {tenant} llm lifetime"), "100", "0").await;
-        let mut ids = Vec::new();
-        for request in ["settled", "released", "extended"] {
-            ids.push(frail.reserve(&tenant, request).await);
-        }
-        frail.switch.now(Wire::Refuses);
-        frail.is_degraded(true).await;
-        let everything = [
-            Operation::Reserve.request(&tenant, ""),
-            Operation::Settle.request(&tenant, &ids[0]),
-            Operation::Release.request(&tenant, &ids[1]),
-            Operation::Extend.request(&tenant, &ids[2]),
-            Operation::Cost.request(&tenant, ""),
-        ];
-        for (path, body) in &everything {
-            assert_eq!(frail.send(path, body).await["degraded"], true, "{what}: {path}");
-        }
-        frail.tripwire.arm(cut, nth);
-        frail.switch.now(Wire::Forwards);
-        frail.is_degraded(false).await;
-        let is_cut = frail.tripwire.disarm();
-        let expected = "5.50 + 4.00 of 5; rows 5.50 + 4.00 of 5";
-        assert_eq!(frail.books(&tenant).await, expected, "{what}");
-        for (path, body) in &everything {
-            let again = frail.send(path, body).await;
-            assert!(path.ends_with("/extend") || again["duplicate"] == true, "{what}: {path}: {again}");
-        }
-        assert_eq!(frail.books(&tenant).await, expected, "{what}, asked again");
-        if !is_cut {
+        if !replay_cut(&frail, cut, nth).await {
             return nth - 1;
         }
     }
     unreachable!("a replay ends")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_falls_silent_in_the_middle_of_a_replay_is_noticed_and_the_next_one_ends() {
+    let frail = Frail::start(false).await;
+    assert!(replay_cut(&frail, Cut::Silence, 4).await, "a replay makes more than four requests");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -34,6 +34,8 @@ pub enum Cut {
     Unfinished,
     /// It is carried out, and nobody hears of it.
     ReplyLost,
+    /// Nothing of the request reaches the server, and the connection stays.
+    Silence,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -135,6 +137,7 @@ async fn forward(wire: Wire, mut client: UnixStream, mut server: UnixStream) {
                     let cut = end.filter(|_| !asked.is_nobodys).and_then(|end| Some((wire.is_due()?, end)));
                     let sent = match cut {
                         Some((Cut::Before, _)) => return,
+                        Some((Cut::Silence, _)) => return std::future::pending().await,
                         Some((Cut::Unfinished, end)) => &request[..end],
                         Some((Cut::ReplyLost, _)) | None => &request[..],
                     };
