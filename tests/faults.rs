@@ -4,6 +4,7 @@
 //! `TOLLGATE_FAULTS_SECONDS` says for how long (10), `TOLLGATE_FAULTS_SEED` which story (2026; it is printed), and
 //! `TOLLGATE_FAULTS_REPORT` where `faults.json` and `RELIABILITY.md` go.
 
+mod failover;
 mod report;
 mod workload;
 

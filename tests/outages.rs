@@ -282,7 +282,7 @@ fn serve(data: &Scratch, url: &str, mode: &str) -> Binary {
 }
 
 /// The address of `database` through `switch`.
-fn through(switch: &Switch, database: &Database) -> String {
+pub fn through(switch: &Switch, database: &Database) -> String {
     let in_url = |folder: &std::path::Path| folder.to_str().expect("a text").replace('/', "%2F");
     let server: PgConnectOptions = database.options();
     database.url().replace(&in_url(server.get_socket().expect("a socket")), &in_url(switch.folder()))

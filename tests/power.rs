@@ -2,10 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::json;
 
-use crate::harness::{Binary, Scratch, guests, llm, llm_cost, tollgate};
+use crate::harness::{Binary, Scratch, guests, llm, llm_cost, tollgate, until};
 
 /// A data directory of a test's own, and where its cluster lies.
 struct Data {
@@ -109,5 +112,36 @@ async fn dev_builds_the_policies_serves_and_says_what_to_try_next() {
     ] {
         assert!(finished.said.contains(fragment), "{}", finished.said);
     }
+    assert_eq!(servers(&data.cluster), [""; 0]);
+}
+
+/// The id of the server that works on a cluster, in its own words.
+fn server(cluster: &Path) -> Option<i32> {
+    fs::read_to_string(cluster.join("postmaster.pid")).ok()?.lines().next()?.parse().ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_killed_alone_is_started_again_and_what_came_meanwhile_is_in_its_books() {
+    let folder = Scratch::new();
+    let gate = serve(&folder);
+    let data = Data { folder, cluster: store(&gate).0 };
+    gate.send("PUT", "/v1/quotas/tenant/acme-corp/llm/lifetime", json!({ "limitUsd": 50 })).await.expect_status(201);
+    for (cost, signal) in [("c-1", Signal::SIGKILL), ("c-2", Signal::SIGQUIT)] {
+        let killed = server(&data.cluster).expect("a running server");
+        kill(Pid::from_raw(killed), signal).expect("a running server");
+        let begun = Instant::now();
+        gate.send("POST", "/v1/costs", llm_cost(cost, "2")).await.expect_status(200);
+        let is_back = || async {
+            server(&data.cluster).is_some_and(|server| server != killed)
+                && gate.send("GET", "/readyz", json!(null)).await.at("/degraded") == json!(false)
+        };
+        until("another server has taken its place", is_back).await;
+        println!("{signal}: back after {} ms", begun.elapsed().as_millis());
+        let again = gate.send("POST", "/v1/costs", llm_cost(cost, "2")).await.expect_status(200);
+        assert_eq!(again.at("/duplicate"), true, "{cost}");
+    }
+    let denied = gate.send("POST", "/v1/check", llm("46.01")).await.expect_status(429);
+    assert!(denied.text.contains(r#""currentSpendUsd":4.00,"#), "{}", denied.text);
+    assert_eq!(gate.interrupt().code, Some(0));
     assert_eq!(servers(&data.cluster), [""; 0]);
 }

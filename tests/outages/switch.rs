@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{UnixListener, UnixStream};
@@ -23,6 +24,8 @@ pub enum Wire {
 
 pub struct Switch {
     wire: watch::Sender<Wire>,
+    /// The socket behind it.
+    server: Arc<Mutex<PathBuf>>,
     /// Of the socket, whose path has to be short.
     folder: PathBuf,
 }
@@ -36,18 +39,25 @@ impl Switch {
         fs::create_dir_all(&folder).expect("a folder");
         let listener = UnixListener::bind(folder.join(SOCKET)).expect("a socket");
         let wire = watch::Sender::new(Wire::Forwards);
-        let (told, server) = (wire.clone(), server.join(SOCKET));
+        let server = Arc::new(Mutex::new(server.join(SOCKET)));
+        let (told, leads_to) = (wire.clone(), server.clone());
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(forward(client, server.clone(), told.subscribe()));
+                let server = leads_to.lock().expect("no panic").clone();
+                tokio::spawn(forward(client, server, told.subscribe()));
             }
         });
-        Self { wire, folder }
+        Self { wire, server, folder }
     }
 
     /// Where its socket lies.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// From the next connection on it leads to the server with this socket.
+    pub fn leads_to(&self, server: &Path) {
+        *self.server.lock().expect("no panic") = server.join(SOCKET);
     }
 
     pub fn now(&self, wire: Wire) {

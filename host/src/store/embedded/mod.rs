@@ -32,7 +32,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{Connection, Executor, PgConnection};
@@ -44,8 +44,10 @@ use lock::Owned;
 use place::{Place, SOCKET};
 use postmaster::{NAME, Postmaster};
 
-/// How often the thread looks whether the server still runs.
-const WATCH: Duration = Duration::from_secs(1);
+/// How often the thread looks whether the server still runs: for so long nobody notices that it does not.
+const WATCH: Duration = Duration::from_millis(50);
+/// At least so long between two starts: a server that cannot start must not fill its log.
+const BETWEEN_STARTS: Duration = Duration::from_millis(500);
 /// SQLSTATE `invalid_catalog_name`: there is no such database.
 const NO_SUCH_DATABASE: &str = "3D000";
 
@@ -218,11 +220,16 @@ fn start(
 /// Starts the server again when it ends by itself (the system may kill it for its memory), and ends it
 /// when nobody keeps it any more.
 fn watch(mut server: Postmaster, asked: &mpsc::Receiver<Infallible>) -> Result<(), EmbeddedError> {
+    let mut started = Instant::now();
     loop {
         if let Err(mpsc::RecvTimeoutError::Disconnected) = asked.recv_timeout(WATCH) {
             return server.stop();
         }
+        if started.elapsed() < BETWEEN_STARTS {
+            continue;
+        }
         if let Some(status) = server.ended() {
+            started = Instant::now();
             tracing::error!(%status, "the embedded PostgreSQL ended by itself; starting it again");
             if let Err(error) = server.respawn() {
                 tracing::error!(%error, "the embedded PostgreSQL does not start; trying again");
