@@ -22,7 +22,7 @@ pub enum Cover {
     Own,
 }
 
-/// A tenant that has a row, a quota, or a decision in the log.
+/// A tenant that has a row, a quota, or a decision in the last week of the log.
 #[derive(Clone, Debug)]
 pub struct KnownTenant {
     /// Who.
@@ -69,15 +69,20 @@ impl Store {
     ///
     /// # Errors
     /// The database does not answer.
-    pub async fn known_tenants(&self) -> Result<Vec<KnownTenant>, StoreError> {
+    pub async fn known_tenants(&self, now: DateTime<Utc>) -> Result<Vec<KnownTenant>, StoreError> {
         type Row = (String, Option<String>, Option<String>, i32, i32);
-        // The decision log is read from tenant to tenant by its index, never as a whole.
+        // The decision log is read from tenant to tenant by its index, never as a whole; and its last week only, since each
+        // step asks every day. A row of a clock that was ahead does not say when that is.
         let rows: Vec<Row> = sqlx::query_as(
-            "WITH RECURSIVE seen AS (
-                 (SELECT tenant_id FROM copilot_internal.decisions ORDER BY tenant_id LIMIT 1)
+            "WITH RECURSIVE recent (since) AS (
+                 SELECT max(decided_at) - interval '7 days' FROM copilot_internal.decisions WHERE decided_at <= $1
+             ), seen AS (
+                 (SELECT tenant_id FROM copilot_internal.decisions WHERE decided_at >= (SELECT since FROM recent)
+                  ORDER BY tenant_id LIMIT 1)
                  UNION ALL
                  SELECT (SELECT d.tenant_id FROM copilot_internal.decisions d
-                         WHERE d.tenant_id > seen.tenant_id ORDER BY d.tenant_id LIMIT 1)
+                         WHERE d.tenant_id > seen.tenant_id AND d.decided_at >= (SELECT since FROM recent)
+                         ORDER BY d.tenant_id LIMIT 1)
                  FROM seen WHERE seen.tenant_id IS NOT NULL
              ), known AS (
                  SELECT tenant_id FROM copilot_internal.tenants
@@ -97,6 +102,7 @@ impl Store {
              ) AS e2b (cover)
              ORDER BY 1",
         )
+        .bind(now)
         .fetch_all(&self.pool)
         .await?;
         let cover = |number: i32| match number {

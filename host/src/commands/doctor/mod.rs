@@ -108,7 +108,7 @@ async fn look(config: &Config, send: bool, findings: &mut Findings) -> Result<()
     }
     let names = policies::look(config, now, findings).await;
     let looked = match &opened {
-        Some(OpenStore { store, .. }) => tenants::look(store, names.as_ref(), findings).await,
+        Some(OpenStore { store, .. }) => tenants::look(store, now, names.as_ref(), findings).await,
         None => Ok(()),
     };
     if let Some(opened) = opened {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use chrono::{DateTime, Utc};
+
 use super::{Findings, Level};
 use crate::store::inspect::{Cover, KnownTenant};
 use crate::store::{Store, StoreError};
@@ -12,6 +14,7 @@ const NAMED: usize = 20;
 
 pub(super) async fn look(
     store: &Store,
+    now: DateTime<Utc>,
     policies: Option<&BTreeSet<String>>,
     findings: &mut Findings,
 ) -> Result<(), StoreError> {
@@ -21,7 +24,7 @@ pub(super) async fn look(
             .add(AREA, Level::Critical, format!("{combined} quotas of the resource type \"all\" limit nothing"))
             .hint("give each type, llm and e2b, its own: `tollgate quota set tenant TENANT llm day 50.00`");
     }
-    let tenants = store.known_tenants().await?;
+    let tenants = store.known_tenants(now).await?;
     let (mut unlimited, mut shared, mut well) = (Vec::new(), Vec::new(), 0_usize);
     for tenant in &tenants {
         match tenant.llm.min(tenant.e2b) {

@@ -4,11 +4,12 @@ use serde_json::json;
 
 use super::super::{Failure, OpenStore, configured, table};
 use crate::cli::StoreArgs;
+use crate::clock::Clock;
 use crate::store::inspect::Cover;
 
 pub(super) async fn list(json: bool, store: &StoreArgs) -> Result<(), Failure> {
     let opened = OpenStore::open(&configured(store)?).await?;
-    let tenants = opened.store.known_tenants().await;
+    let tenants = opened.store.known_tenants(Clock::System.now()).await;
     opened.close().await?;
     let tenants = tenants?;
     if json {
