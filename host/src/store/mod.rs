@@ -282,7 +282,9 @@ fn column<'a, T, U>(rows: &'a [T], pick: impl Fn(&'a T) -> U) -> Vec<U> {
 /// # Errors
 /// The database does not answer, or a migration does not apply (it is rolled back whole).
 pub async fn migrate(options: &PgConnectOptions) -> Result<(), StoreError> {
-    let options = options.clone().disable_statement_logging().options([("client_min_messages", "warning")]);
+    // A request's time is no measure here: a large table takes longer, and so does another host that is at it.
+    let patient = [("client_min_messages", "warning"), ("statement_timeout", "0")];
+    let options = options.clone().disable_statement_logging().options(patient);
     let mut connection = options.connect().await?;
     // Asked first, since creating a schema that exists takes a right that the role may not have.
     let missing: bool =
