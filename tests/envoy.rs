@@ -24,7 +24,7 @@ impl Drop for Envoy {
 /// Everything but the recipe: a front that has its filters, an app that says which decision it saw, and where each is.
 fn bootstrap(folder: &Scratch) -> String {
     let recipe = std::fs::read_to_string(repository().join("docs/recipes/envoy.yaml")).expect("the recipe");
-    let filters: String = recipe.lines().map(|line| format!("            {line}\n")).collect();
+    let filters = format!("            {}\n", recipe.trim_end().replace('\n', "\n            "));
     let place = |name: &str| format!("address: {{ pipe: {{ path: {} }} }}", folder.join(name).display());
     let cluster = |name: &str| {
         let place = place(&format!("{name}.sock"));
