@@ -26,6 +26,7 @@ mod deploy;
 mod dialects;
 mod doctor;
 mod enforcement;
+mod envoy;
 mod explain;
 mod explore;
 mod faults;
