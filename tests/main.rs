@@ -44,6 +44,7 @@ mod outages;
 mod outlook;
 mod policies;
 mod policy_bench;
+mod policy_reference;
 mod power;
 mod reference;
 mod reservations;
