@@ -170,6 +170,114 @@ fn a_sequence_that_makes_no_sense_names_the_field_and_what_would_be_right() {
     }
 }
 
+/// Holds of a day that turn into spend, or into nothing; the last one after its day is over.
+const RESERVES: &str = r#"
+[[sequence]]
+name = "what is held"
+now = "2026-01-04T20:00:00Z"
+request = { tenantId = "acme-corp", resourceType = "llm", estimatedCostUsd = "6.00" }
+quotas = [{ scope = "tenant", scopeId = "acme-corp", period = "day", limitUsd = "10.00" }]
+
+[[sequence.step]]
+reservationId = "first"
+expect = { decision = "allow" }
+
+[[sequence.step]]
+expect = { decision = "deny", code = "capacity_held" }
+
+[[sequence.step]]
+name = "costs less than was set aside"
+after = "1m"
+settle = { reservationId = "first", actualCostUsd = "4.00" }
+
+[[sequence.step]]
+reservationId = "second"
+expect = { decision = "allow" }
+
+[[sequence.step]]
+release = { reservationId = "second" }
+
+[[sequence.step]]
+request = { estimatedCostUsd = "7.00" }
+expect = { decision = "deny", code = "limit_exceeded", reason = "*Current: $4.00, Requested: $7.00" }
+
+[[sequence.step]]
+reservationId = "third"
+expect = { decision = "allow" }
+
+[[sequence.step]]
+name = "is of the day before, and leaves the new one alone"
+after = "4h"
+settle = { reservationId = "third", actualCostUsd = "9.00" }
+
+[[sequence.step]]
+request = { estimatedCostUsd = "10.00" }
+expect = { decision = "allow" }
+"#;
+
+#[test]
+fn a_reservation_of_a_sequence_is_settled_or_released_by_a_later_step() {
+    let folder = guests::own_folder();
+    folder.write("standard.fixtures.toml", RESERVES);
+    let output = policy("test", &folder, &[]);
+    let text = stdout(&output);
+    assert_eq!(output.status.code(), Some(0), "{text}{}", stderr(&output));
+    assert!(text.contains("ok     what is held, step 3: costs less than was set aside\n"), "{text}");
+    assert!(text.ends_with("9 passed, 0 failed\n"), "{text}");
+    // Money that is not given back stands in the way, and so does what a release was told of too late.
+    for (from, to, failed) in [
+        ("actualCostUsd = \"4.00\"", "actualCostUsd = \"4.01\"", "step 4"),
+        ("release = { reservationId = \"second\" }", "settle = { reservationId = \"second\", actualCostUsd = 0 }", ""),
+        ("after = \"4h\"", "after = \"3h\"", "step 9"),
+    ] {
+        folder.write("standard.fixtures.toml", RESERVES.replacen(from, to, 1));
+        let text = stdout(&policy("test", &folder, &[]));
+        assert_eq!(text.contains(&format!("FAILED what is held, {failed}")), !failed.is_empty(), "{text}");
+    }
+}
+
+#[test]
+fn a_step_that_ends_a_reservation_which_is_none_says_so() {
+    let folder = guests::own_folder();
+    for (from, to, sentence) in [
+        (
+            "{ reservationId = \"second\" }",
+            "{ reservationId = \"secnd\" }",
+            "release.reservationId: \"secnd\" is no earlier step's, which are \"first\", \"second\"",
+        ),
+        (
+            "{ reservationId = \"second\" }",
+            "{ reservationId = \"first\" }",
+            "release.reservationId: \"first\" has been settled already",
+        ),
+        (
+            "reservationId = \"third\"\n",
+            "reservationId = \"third\"\nactualCostUsd = 1\n",
+            "actualCostUsd: what is held costs nothing yet; say it in a later step's settle",
+        ),
+        (
+            "reservationId = \"third\"\n",
+            "reservationId = \"first\"\n",
+            "reservationId: \"first\" is the name of an earlier step's; choose another",
+        ),
+        (
+            "reservationId = \"third\"\n",
+            "request = { estimatedCostUsd = 100 }\nreservationId = \"third\"\n",
+            "settle.reservationId: the step that asks for \"third\" was not allowed",
+        ),
+        ("release = {", "expect = { decision = \"allow\" }\nrelease = {", "settle, release: such a step asks nothing"),
+        ("expect = { decision = \"allow\" }\n", "", "expect: missing, in a step that asks"),
+        (", actualCostUsd = \"4.00\" }", " }", "missing field `actualCostUsd`"),
+        ("actualCostUsd = \"4.00\"", "actual = \"4.00\"", "unknown field `actual`"),
+    ] {
+        folder.write("standard.fixtures.toml", RESERVES.replacen(from, to, 1));
+        let output = policy("test", &folder, &[]);
+        let told = stdout(&output) + &stderr(&output);
+        assert_ne!(output.status.code(), Some(0), "{told}");
+        assert!(told.contains(sentence), "{sentence:?} is not in {told}");
+    }
+}
+
 /// Three cases that `standard` decides in another way, one of them without any denial.
 const WRONG: &str = r#"# What the tier promises.
 [[case]]

@@ -50,6 +50,7 @@ mod outlook;
 mod pipes;
 mod policies;
 mod policy_bench;
+mod policy_reference;
 mod power;
 mod reference;
 mod request_ids;
