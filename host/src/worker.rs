@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use self::retention::Retention;
+pub use self::retention::make_days;
 use crate::clock::Clock;
 use crate::gate::Gate;
 use crate::store::{Store, StoreError};
