@@ -79,15 +79,15 @@ pub async fn serve(
     let router = api::router(app.clone());
     // A store that is down now may never have been brought to this version.
     let is_migrated = !app.store.health().is_down();
-    // Before the first decision: while its day is made, a reader may find it in neither partition.
-    if is_migrated && let Err(error) = worker::make_days(&app.store, app.clock.now().date_naive()).await {
-        tracing::warn!(reason = %error, "Days of the decision log not made; tried again later");
-    }
     let (stop, stopped) = watch::channel(false);
-    let worker = worker::run(app.gate.clone(), app.store.clone(), app.clock.clone(), keep_days, stopped.clone());
-    let worker = tokio::spawn(worker);
     let watch = worker::watch_store(app.gate.clone(), app.store.clone(), is_migrated, stopped.clone());
     let watch = tokio::spawn(watch);
+    // Before the first decision: while its day is made, a reader may find it in neither partition.
+    if is_migrated && let Err(error) = worker::make_days(&app.store, &app.clock).await {
+        tracing::warn!(reason = %error, "Days of the decision log not made; tried again later");
+    }
+    let worker = worker::run(app.gate.clone(), app.store.clone(), app.clock.clone(), keep_days, stopped.clone());
+    let worker = tokio::spawn(worker);
     let alerts = worker::alerts::run(app.store.clone(), app.clock.clone(), alerting, stopped.clone());
     let alerts = tokio::spawn(alerts);
     let signal = async move {

@@ -13,7 +13,6 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use self::retention::Retention;
-pub use self::retention::make_days;
 use crate::clock::Clock;
 use crate::gate::Gate;
 use crate::store::{Store, StoreError};
@@ -59,7 +58,7 @@ pub async fn run(
         {
             tracing::warn!(reason = %error, "Windows not rolled over");
         }
-        if let Err(error) = retention.tick(&store, clock.now()).await {
+        if let Err(error) = store.guard(retention.tick(&store, clock.now())).await {
             tracing::warn!(reason = %error, "Days of the decision log not made or dropped; tried again later");
         }
     }
@@ -98,6 +97,14 @@ async fn recover(gate: &Gate, store: &Store, is_migrated: &mut bool) -> Result<(
     gate.recover().await.map_err(|error| error.to_string())
 }
 
+/// Makes the decision log's partitions of today and the days to come.
+///
+/// # Errors
+/// The store did not answer, or not before somebody would have waited for this.
+pub async fn make_days(store: &Store, clock: &Clock) -> Result<(), StoreError> {
+    store.guard(retention::make_days(store, clock.now().date_naive())).await.map(drop)
+}
+
 /// Gives back everything that is due.
 ///
 /// # Errors
@@ -112,7 +119,7 @@ pub async fn expire(gate: &Gate) -> Result<(), StoreError> {
 /// # Errors
 /// The store did not answer.
 pub async fn end_overrides(store: &Store, clock: &Clock) -> Result<(), StoreError> {
-    while store.end_overrides(clock.now()).await? > 0 {}
+    while store.guard(store.end_overrides(clock.now())).await? > 0 {}
     Ok(())
 }
 
@@ -121,6 +128,6 @@ pub async fn end_overrides(store: &Store, clock: &Clock) -> Result<(), StoreErro
 /// # Errors
 /// The store did not answer.
 pub async fn roll_over(store: &Store, clock: &Clock) -> Result<(), StoreError> {
-    while store.roll_over(clock.now(), ROWS_AT_ONCE).await? > 0 {}
+    while store.guard(store.roll_over(clock.now(), ROWS_AT_ONCE)).await? > 0 {}
     Ok(())
 }

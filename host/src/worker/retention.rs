@@ -71,7 +71,7 @@ impl Retention {
 ///
 /// # Errors
 /// The store did not answer, or not before somebody would have waited for this.
-pub async fn make_days(store: &Store, today: NaiveDate) -> Result<bool, StoreError> {
+pub(super) async fn make_days(store: &Store, today: NaiveDate) -> Result<bool, StoreError> {
     let there = store.days_of_decisions().await?;
     let wanted = (0..=AHEAD).filter_map(|ahead| today.checked_add_days(Days::new(ahead)));
     for day in wanted.filter(|day| !there.contains(day)) {
