@@ -83,7 +83,7 @@ pub async fn serve(
     let watch = worker::watch_store(app.gate.clone(), app.store.clone(), is_migrated, stopped.clone());
     let watch = tokio::spawn(watch);
     // Before the first decision: while its day is made, a reader may find it in neither partition.
-    if is_migrated && let Err(error) = worker::make_days(&app.store, &app.clock).await {
+    if is_migrated && let Err(error) = Box::pin(worker::make_days(&app.store, &app.clock)).await {
         tracing::warn!(reason = %error, "Days of the decision log not made; tried again later");
     }
     let worker = worker::run(app.gate.clone(), app.store.clone(), app.clock.clone(), keep_days, stopped.clone());
