@@ -205,6 +205,9 @@ fn in_a_child(program: &Path, limits: CompileLimits, bytes: &[u8]) -> Result<Vec
     })
 }
 
+/// How a process ends that gets no more memory: on the heap, or (`ENOMEM`) for a thread that it starts.
+const OUT_OF_MEMORY: [&str; 2] = ["memory allocation of", "(os error 12)"];
+
 /// What the child's end says of the component.
 fn failure(status: ExitStatus, complaint: &str, limits: CompileLimits) -> PolicyError {
     let signal = status.signal().and_then(|number| Signal::try_from(number).ok());
@@ -214,7 +217,7 @@ fn failure(status: ExitStatus, complaint: &str, limits: CompileLimits) -> Policy
             "takes more than {} s of processor time to compile; make it smaller",
             limits.cpu_seconds
         )),
-        _ if complaint.contains("memory allocation of") => PolicyError::Load(format!(
+        _ if OUT_OF_MEMORY.iter().any(|words| complaint.contains(words)) => PolicyError::Load(format!(
             "takes more than {} MiB of memory to compile; make it smaller",
             limits.memory_mib
         )),
