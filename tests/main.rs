@@ -59,6 +59,7 @@ mod retention;
 mod retry_after;
 mod routes;
 mod scopes;
+mod sequences;
 mod storms;
 mod tenants_life;
 mod thresholds;

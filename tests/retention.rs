@@ -253,3 +253,22 @@ async fn a_database_with_decisions_from_before_the_days_keeps_them_their_readers
     store::migrate(&host.database.options()).await.expect("the migrations, again");
     assert_eq!(listed(&host).await.len(), 5);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_only_the_log_knows_is_listed_for_a_week_of_it() {
+    let host = host(Setup::default()).await;
+    let url = host.database.url();
+    let is_listed = |tenant: &str| {
+        let listed = tollgate(&["tenant", "list"], &[("DATABASE_URL", &url)]);
+        let listed = String::from_utf8(listed.stdout).expect("a text");
+        assert!(listed.contains("poor"), "its quota is known: {listed}");
+        listed.contains(tenant)
+    };
+    decided(&host, "passing-by").await;
+    host.at("2026-01-11T12:00:00Z");
+    decided(&host, "acme-corp").await;
+    assert!(is_listed("passing-by") && is_listed("acme-corp"));
+    host.at("2026-01-11T12:00:00.001Z");
+    decided(&host, "acme-corp").await;
+    assert!(!is_listed("passing-by") && is_listed("acme-corp"));
+}
