@@ -12,6 +12,7 @@ mod alert_channels;
 mod alerts;
 mod authoring;
 mod authz;
+mod bench;
 mod breaker;
 mod canary;
 mod check;
