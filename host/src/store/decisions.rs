@@ -210,8 +210,10 @@ impl Store {
     }
 }
 
-/// The millisecond in which an id of ours was made; others' ids may be of any time.
+/// The millisecond in which an id of ours was made (version 7, and 8 where it was only promised); others' ids may be of
+/// any time.
 fn made_at(id: Uuid) -> Option<DateTime<Utc>> {
-    let (seconds, nanos) = id.get_timestamp().filter(|_| id.get_version_num() == 7)?.to_unix();
-    DateTime::from_timestamp(i64::try_from(seconds).ok()?, nanos)
+    let (millis, _) = id.as_u64_pair();
+    let millis = i64::try_from(millis >> 16).ok().filter(|_| matches!(id.get_version_num(), 7 | 8))?;
+    DateTime::from_timestamp_millis(millis)
 }
