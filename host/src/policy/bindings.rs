@@ -26,12 +26,13 @@ pub(super) fn pairs(list: &[(String, String)]) -> Vec<Pair<'_>> {
 /// What the guest is given: everything of `facts`, borrowed.
 pub(super) fn with_facts<T>(facts: &Facts, settings: &[Pair<'_>], call: impl FnOnce(wit::Facts<'_>) -> T) -> T {
     let request = &facts.request;
-    let id = request.id.to_string();
+    let mut id = [0; uuid::fmt::Hyphenated::LENGTH];
+    let id = request.id.hyphenated().encode_lower(&mut id);
     let attributes = pairs(&request.attributes);
     let quotas: Vec<wit::Quota<'_>> = facts.quotas.iter().map(quota).collect();
     call(wit::Facts {
         request: wit::Request {
-            id: &id,
+            id,
             now: instant(request.at),
             tenant: request.tenant.as_str(),
             user: request.user.as_ref().map(crate::quota::UserId::as_str),
