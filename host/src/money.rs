@@ -10,7 +10,6 @@ use serde_json::value::RawValue;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Money(i64);
 
-const NANOS_PER_USD: u64 = 1_000_000_000;
 /// Decimals of a nano-dollar.
 const DECIMALS: u8 = 9;
 
@@ -125,13 +124,66 @@ impl Money {
 
     /// As a plain decimal with at least two decimals, and as many as the amount needs: `50.00`, `0.0000001`.
     pub fn to_decimal(self) -> String {
-        let magnitude = self.0.unsigned_abs();
-        let (whole, nanos) = (magnitude / NANOS_PER_USD, magnitude % NANOS_PER_USD);
-        let mut text = format!("{}{whole}.{nanos:09}", if self.0 < 0 { "-" } else { "" });
-        while text.ends_with('0') && !text.as_bytes()[text.len() - 3].eq(&b'.') {
-            text.pop();
+        Decimal::of(self.0, usize::from(DECIMALS), 2).as_str().to_owned()
+    }
+}
+
+/// A decimal number as text, in place: every answer has several.
+pub struct Decimal {
+    /// At its end.
+    text: [u8; Self::LONGEST],
+    start: usize,
+    end: usize,
+}
+
+impl Decimal {
+    /// A sign, nineteen digits, a point, and what stands before it where there are fewer digits than decimals.
+    const LONGEST: usize = 32;
+
+    /// `units` of 10^-`decimals`, zeros at the end left out, but for the first `least` decimals. `decimals` is 1 to 18.
+    pub fn of(units: i64, decimals: usize, least: usize) -> Self {
+        let mut number = Self { text: [b'0'; Self::LONGEST], start: Self::LONGEST, end: Self::LONGEST };
+        let mut left = units.unsigned_abs();
+        let mut written = 0;
+        // One digit stands before the point.
+        while left > 0 || written <= decimals {
+            let digit = b'0' + u8::try_from(left % 10).unwrap_or_default();
+            left /= 10;
+            let is_left_out = digit == b'0' && written + least < decimals && number.start == number.end;
+            if is_left_out {
+                number.end -= 1;
+                number.start -= 1;
+            } else {
+                number.push(digit);
+            }
+            written += 1;
+            if written == decimals {
+                number.push(b'.');
+            }
         }
-        text
+        if units < 0 {
+            number.push(b'-');
+        }
+        number
+    }
+
+    fn push(&mut self, byte: u8) {
+        self.start -= 1;
+        self.text[self.start] = byte;
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        // Digits, a point and a sign.
+        std::str::from_utf8(&self.text[self.start..self.end]).unwrap_or_default()
+    }
+}
+
+/// A JSON number with these digits, never by way of a float.
+impl Serialize for Decimal {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let number: &RawValue = serde_json::from_str(self.as_str()).map_err(serde::ser::Error::custom)?;
+        number.serialize(serializer)
     }
 }
 
@@ -161,7 +213,8 @@ impl std::ops::Sub for Money {
 /// `$50.00`, as in messages.
 impl fmt::Display for Money {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let decimal = self.to_decimal();
+        let decimal = Decimal::of(self.0, usize::from(DECIMALS), 2);
+        let decimal = decimal.as_str();
         match decimal.strip_prefix('-') {
             Some(magnitude) => write!(f, "-${magnitude}"),
             None => write!(f, "${decimal}"),
@@ -172,7 +225,7 @@ impl fmt::Display for Money {
 /// A JSON number with the exact decimals, never by way of a float.
 impl Serialize for Money {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        RawValue::from_string(self.to_decimal()).map_err(serde::ser::Error::custom)?.serialize(serializer)
+        Decimal::of(self.0, usize::from(DECIMALS), 2).serialize(serializer)
     }
 }
 
@@ -226,6 +279,7 @@ mod tests {
             (100, "$0.0000001"),
             (-1_000_000_000, "-$1.00"),
             (0, "$0.00"),
+            (i64::MIN, "-$9223372036.854775808"),
         ] {
             assert_eq!(Money::from_nanos(nanos).to_string(), text);
         }

@@ -2,9 +2,8 @@
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Serialize, Serializer};
-use serde_json::value::RawValue;
 
-use crate::money::Money;
+use crate::money::{Decimal, Money};
 use crate::period::Period;
 use crate::quota::{Quota, ResourceType, Scope};
 
@@ -50,8 +49,7 @@ pub struct Percent(pub i64);
 
 impl Serialize for Percent {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let text = format!("{}.{}", self.0 / 10, self.0 % 10);
-        RawValue::from_string(text).map_err(serde::ser::Error::custom)?.serialize(serializer)
+        Decimal::of(self.0, 1, 1).serialize(serializer)
     }
 }
 
