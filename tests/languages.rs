@@ -227,5 +227,5 @@ fn facts() -> Facts {
         request_id: None,
         attributes: Vec::new(),
     };
-    Facts { request: Arc::new(request), tier: None, pool: None, quotas: quotas.into() }
+    Facts { request: Arc::new(request), tier: None, pool: None, quotas: Arc::new(quotas.into()) }
 }

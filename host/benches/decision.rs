@@ -47,7 +47,7 @@ fn facts(estimate: Money) -> Facts {
         }),
         tier: None,
         pool: None,
-        quotas: quotas.into(),
+        quotas: Arc::new(quotas.into()),
     }
 }
 

@@ -49,7 +49,15 @@ pub struct Facts {
     /// The tenant's pool.
     pub pool: Option<PoolId>,
     /// Every quota that applies: tenant, user, pool, global; within a scope the shortest period first.
-    pub quotas: Vec<Quota>,
+    /// Shared by the requests that see the same.
+    pub quotas: Arc<Vec<Quota>>,
+}
+
+impl Facts {
+    /// The quotas, to be changed for these facts alone.
+    pub fn quotas_mut(&mut self) -> &mut Vec<Quota> {
+        Arc::make_mut(&mut self.quotas)
+    }
 }
 
 /// What a policy answered, already checked for form.
@@ -131,7 +139,7 @@ impl Decision {
     /// Allowed without asking a policy, since the store cannot be reached.
     pub fn degraded(request: Arc<Request>) -> Self {
         Self {
-            facts: Facts { request, tier: None, pool: None, quotas: Vec::new() },
+            facts: Facts { request, tier: None, pool: None, quotas: Arc::default() },
             policy: PolicyRef { name: "".into(), digest: "".into() },
             outcome: Outcome::Allowed,
             at_most: None,

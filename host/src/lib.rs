@@ -8,6 +8,7 @@ pub mod decision;
 pub mod metrics;
 pub mod money;
 pub mod nearest;
+pub mod origin;
 pub mod period;
 pub mod quota;
 // work rooms: they never import each other

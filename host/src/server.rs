@@ -7,6 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::ServiceExt;
+use axum::extract::Request;
 use axum::serve::ListenerExt as _;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
@@ -76,7 +78,7 @@ pub async fn serve(
     keep_days: Option<u32>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
-    let router = api::router(app.clone());
+    let routes = ServiceExt::<Request>::into_make_service(api::routes(app.clone()));
     // A store that is down now may never have been brought to this version.
     let is_migrated = !app.store.health().is_down();
     let (stop, stopped) = watch::channel(false);
@@ -99,9 +101,9 @@ pub async fn serve(
             // Small answers must not wait for one another.
             Listener::Tcp(listener) => {
                 let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-                axum::serve(listener, router).with_graceful_shutdown(signal).await
+                axum::serve(listener, routes).with_graceful_shutdown(signal).await
             }
-            Listener::Unix(listener) => axum::serve(listener, router).with_graceful_shutdown(signal).await,
+            Listener::Unix(listener) => axum::serve(listener, routes).with_graceful_shutdown(signal).await,
         }
     };
     let too_late = async move {

@@ -1,5 +1,5 @@
 //! Logs: JSON lines, one flat object each: `timestamp`, `level`, `message`, then the event's fields,
-//! then those of the request in whose span it happened.
+//! then those of the request for which it happened.
 
 use std::fmt;
 use std::io::Write as _;
@@ -7,17 +7,15 @@ use std::io::Write as _;
 use chrono::SecondsFormat;
 use serde_json::{Map, Value};
 use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id};
 use tracing::{Event, Level, Subscriber};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
-use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::api::trace;
 use crate::clock::Clock;
+use crate::origin::Current;
 
 /// Fields that hold amounts: written as the decimal numbers that they are.
 const AMOUNTS: [&str; 5] = ["estimatedCostUsd", "currentSpend", "limit", "allowedUsd", "replayedUsd"];
@@ -47,7 +45,6 @@ fn init<W: for<'w> MakeWriter<'w> + Send + Sync + 'static>(level: &str, lines: J
     let filter = own.ok().or_else(list).ok_or_else(|| {
         format!("log_level: error, warn, info, debug, trace or a list of target=level, got {level:?}")
     })?;
-    let filter = filter.with_target(trace::TARGET, Level::ERROR);
     tracing_subscriber::registry().with(lines.with_filter(filter)).try_init().map_err(|error| error.to_string())
 }
 
@@ -56,16 +53,8 @@ struct JsonLines<W> {
     clock: Clock,
 }
 
-impl<S: Subscriber + for<'s> LookupSpan<'s>, W: for<'w> MakeWriter<'w> + 'static> Layer<S> for JsonLines<W> {
-    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        let Some(span) = context.span(id).filter(|span| span.metadata().target() == trace::TARGET) else { return };
-        // Room for all of them: most requests log nothing, and should not pay for it.
-        let mut fields = OfRequest(Vec::with_capacity(256));
-        attributes.record(&mut fields);
-        span.extensions_mut().insert(fields);
-    }
-
-    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+impl<S: Subscriber, W: for<'w> MakeWriter<'w> + 'static> Layer<S> for JsonLines<W> {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         let mut line = Line(Map::new());
         event.record(&mut line);
         let message = line.0.remove("message").unwrap_or_default();
@@ -80,10 +69,8 @@ impl<S: Subscriber + for<'s> LookupSpan<'s>, W: for<'w> MakeWriter<'w> + 'static
             };
             let _ = write!(text, ",{}:{value}", Value::String(name.clone()));
         }
-        for span in context.event_scope(event).into_iter().flatten() {
-            if let Some(OfRequest(fields)) = span.extensions().get() {
-                text.extend_from_slice(fields);
-            }
+        for (name, value) in Current::get().fields() {
+            let _ = write!(text, ",\"{name}\":{}", Value::from(value));
         }
         text.extend_from_slice(b"}\n");
         // Nobody is left to tell.
@@ -113,20 +100,5 @@ impl Visit for Line {
 
     fn record_u64(&mut self, field: &Field, value: u64) {
         self.0.insert(field.name().to_owned(), value.into());
-    }
-}
-
-/// The fields of a request, as they stand at the end of its lines.
-struct OfRequest(Vec<u8>);
-
-impl Visit for OfRequest {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.record_str(field, &format!("{value:?}"));
-    }
-
-    fn record_str(&mut self, field: &Field, value: &str) {
-        let _ = write!(self.0, ",\"{}\":", field.name());
-        // What is written to memory does not fail, and a text is JSON.
-        let _ = serde_json::to_writer(&mut self.0, value);
     }
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -13,16 +12,15 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::json;
 use serde_json::value::RawValue;
-use tracing::Span;
 use uuid::Uuid;
 
 use super::App;
 use super::auth::AdminCaller;
 use super::details::{Instant, Percent};
 use super::error::ApiError;
-use super::gate::read;
-use super::input::{self, Fields, Part};
+use super::input::{self, Body, Fields, Part};
 use crate::money::Money;
+use crate::origin::Current;
 use crate::period::Period;
 use crate::policy::folder::ChangeError;
 use crate::policy::{Folder, Generation, PolicyError};
@@ -132,10 +130,9 @@ pub async fn put_quota(
     caller: AdminCaller,
     State(app): State<Arc<App>>,
     Part(path): Part<(String, String, String, String)>,
-    body: Result<Bytes, BytesRejection>,
+    Body(body): Body,
 ) -> Result<Response, ApiError> {
     let key = quota_key(path)?;
-    let body = read(body)?;
     let mut fields = Fields::parse(&body)?;
     let rule = QuotaRule {
         limit: fields.limit("limitUsd")?.ok_or_else(|| ApiError::invalid("limitUsd", "required"))?,
@@ -216,10 +213,9 @@ pub async fn put_tenant(
     caller: AdminCaller,
     State(app): State<Arc<App>>,
     Part(id): Part<String>,
-    body: Result<Bytes, BytesRejection>,
+    Body(body): Body,
 ) -> Result<Response, ApiError> {
     let tenant = tenant_id(&id)?;
-    let body = read(body)?;
     let mut fields = Fields::parse(&body)?;
     let (tier, pool) = (fields.text("tier", Tier::parse)?, fields.text("pool", PoolId::parse)?);
     fields.finish()?;
@@ -250,8 +246,8 @@ pub async fn policies(_: AdminCaller, State(app): State<Arc<App>>) -> Response {
 
 /// `POST /v1/policies/reload`: 200 where every file of the folder serves, 422 where one was refused.
 pub async fn reload(_: AdminCaller, State(app): State<Arc<App>>) -> Result<Response, ApiError> {
-    let (policies, now, span) = (app.policies.clone(), app.clock.now(), Span::current());
-    let generation = tokio::task::spawn_blocking(move || span.in_scope(|| policies.reload(now)))
+    let (policies, now, origin) = (app.policies.clone(), app.clock.now(), Current::get());
+    let generation = tokio::task::spawn_blocking(move || origin.run(|| policies.reload(now)))
         .await
         .map_err(|error| ApiError::internal(error.to_string()))?
         .map_err(|error| ApiError::internal(error.to_string()))?;
@@ -264,7 +260,7 @@ pub async fn promote(
     _: AdminCaller,
     State(app): State<Arc<App>>,
     Part(name): Part<String>,
-    body: Result<Bytes, BytesRejection>,
+    Body(body): Body,
 ) -> Result<Response, ApiError> {
     change(app, name, body, Folder::promote).await
 }
@@ -274,21 +270,15 @@ pub async fn rollback(
     _: AdminCaller,
     State(app): State<Arc<App>>,
     Part(name): Part<String>,
-    body: Result<Bytes, BytesRejection>,
+    Body(body): Body,
 ) -> Result<Response, ApiError> {
     change(app, name, body, Folder::rollback).await
 }
 
 type Change = fn(&Folder, &str, Option<&str>, DateTime<Utc>) -> Result<Arc<Generation>, ChangeError>;
 
-async fn change(
-    app: Arc<App>,
-    name: String,
-    body: Result<Bytes, BytesRejection>,
-    change: Change,
-) -> Result<Response, ApiError> {
+async fn change(app: Arc<App>, name: String, body: Bytes, change: Change) -> Result<Response, ApiError> {
     Tier::parse(&name).map_err(|fault| ApiError::invalid("name", fault))?;
-    let body = read(body)?;
     let digest = if body.is_empty() {
         None
     } else {
@@ -297,8 +287,8 @@ async fn change(
         fields.finish()?;
         digest
     };
-    let (policies, now, span) = (app.policies.clone(), app.clock.now(), Span::current());
-    let change = move || span.in_scope(|| change(&policies, &name, digest.as_deref(), now));
+    let (policies, now, origin) = (app.policies.clone(), app.clock.now(), Current::get());
+    let change = move || origin.run(|| change(&policies, &name, digest.as_deref(), now));
     let generation = tokio::task::spawn_blocking(change)
         .await
         .map_err(|error| ApiError::internal(error.to_string()))?

@@ -13,8 +13,8 @@ use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::App;
 use super::error::ApiError;
+use super::{App, trace};
 use crate::quota::TenantId;
 use crate::store::audit::Change;
 
@@ -99,6 +99,7 @@ impl FromRequestParts<Arc<App>> for AppCaller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+        trace::learn_route(parts);
         let access = &app.access;
         if access.app.is_empty() {
             return access.without_token(parts).map(|()| Self { token: None });
@@ -114,6 +115,7 @@ impl FromRequestParts<Arc<App>> for AdminCaller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+        trace::learn_route(parts);
         let access = &app.access;
         match &access.admin {
             Some(token) if token.is(bearer(&parts.headers)?) => Ok(Self { name: "http:admin" }),

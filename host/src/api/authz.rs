@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 
 use super::App;
 use super::auth::AppCaller;
@@ -59,7 +59,7 @@ async fn decide(
         Some("403") => true,
         Some(other) => return Err(ApiError::invalid("deny", format!("403, or left out, got {other:?}"))),
     };
-    let shape = Shape::new(format.as_deref(), false, headers)?;
+    let shape = Shape::new(format.as_deref(), headers)?;
     let tenant = header(headers, TENANT, TenantId::parse)?.ok_or_else(|| ApiError::invalid(TENANT, "required"))?;
     let in_header = header(headers, RESOURCE_TYPE, ResourceType::parse)?;
     let resource_type = match resource_type {
@@ -99,7 +99,7 @@ async fn decide(
             }
             response
         }
-        Outcome::Allowed | Outcome::Unenforced(_) => allowed(&decision).into_response(),
+        Outcome::Allowed | Outcome::Unenforced(_) => allowed(&decision),
     };
     response.headers_mut().insert(DECISION_ID, ascii(&request.id.to_string()));
     Ok(response)

@@ -1,6 +1,8 @@
 //! Denials on the wire: status, headers, JSON, SSE, and the vendors' dialects. No other file knows them.
 
+use axum::extract::FromRequestParts;
 use axum::http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -9,6 +11,7 @@ use uuid::Uuid;
 
 use super::details::QuotaDetails;
 use super::error::ApiError;
+use super::input;
 use crate::decision::{Denial, Request};
 use crate::money::Money;
 use crate::period::Period;
@@ -30,11 +33,11 @@ enum Dialect {
 }
 
 impl Shape {
-    /// From `?format=`, `"stream": true` and `Accept: text/event-stream`.
+    /// From `?format=` and `Accept: text/event-stream`.
     ///
     /// # Errors
     /// An unknown format.
-    pub fn new(format: Option<&str>, stream: bool, headers: &HeaderMap) -> Result<Self, ApiError> {
+    pub fn new(format: Option<&str>, headers: &HeaderMap) -> Result<Self, ApiError> {
         let dialect = match format {
             None => Dialect::Tollgate,
             Some("openai") => Dialect::OpenAi,
@@ -48,7 +51,26 @@ impl Shape {
             .get(ACCEPT)
             .and_then(|accept| accept.to_str().ok())
             .is_some_and(|accept| accept.to_ascii_lowercase().contains("text/event-stream"));
-        Ok(Self { dialect, sse: stream || accepts_sse })
+        Ok(Self { dialect, sse: accepts_sse })
+    }
+
+    /// With `"stream": true`, as events whatever is accepted.
+    #[must_use]
+    pub fn streamed(self, stream: bool) -> Self {
+        Self { sse: self.sse || stream, ..self }
+    }
+}
+
+/// Where `format` is the only parameter.
+impl<S: Send + Sync> FromRequestParts<S> for Shape {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let [format] = match parts.uri.query() {
+            None => [None],
+            Some(_) => input::query(input::pairs(&parts.uri)?, ["format"])?,
+        };
+        Self::new(format.as_deref(), &parts.headers)
     }
 }
 

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{Query, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
@@ -17,7 +16,7 @@ use super::auth::AppCaller;
 use super::denial::{self, DenialBody, Shape};
 use super::details::{Instant, QuotaDetails};
 use super::error::ApiError;
-use super::input::{self, Fields};
+use super::input::{Body, Fields};
 use crate::decision::{Decision, Outcome, PolicyRef, Request, new_id};
 use crate::gate::Told;
 use crate::money::Money;
@@ -30,37 +29,23 @@ const E2B_ESTIMATE: Money = Money::from_nanos(30_000_000);
 /// How far a caller's clock may be ahead.
 const CLOCK_SKEW: TimeDelta = TimeDelta::minutes(5);
 
-/// The body within its limit.
-///
-/// # Errors
-/// 413, or the connection broke.
-pub fn read(body: Result<Bytes, BytesRejection>) -> Result<Bytes, ApiError> {
-    body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(),
-        _ => ApiError::invalid_request(rejection.body_text()),
-    })
-}
-
 /// `POST /v1/check`
 pub async fn check(
     caller: AppCaller,
     State(app): State<Arc<App>>,
-    Query(query): Query<Vec<(String, String)>>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    shape: Shape,
+    Body(body): Body,
 ) -> Result<Response, ApiError> {
     let now = app.clock.now();
-    let [format] = input::query(query, ["format"])?;
-    let body = read(body)?;
     let mut fields = Fields::parse(&body)?;
     let request = request(&mut fields, now)?;
-    let shape = Shape::new(format.as_deref(), fields.flag("stream")?, &headers)?;
+    let shape = shape.streamed(fields.flag("stream")?);
     fields.finish()?;
     caller.may_charge(&request.tenant)?;
     let decision = app.gate.check(request).await?;
     Ok(match &decision.outcome {
         Outcome::Denied(denial) => denial::respond(&decision.facts.request, denial, shape),
-        Outcome::Allowed | Outcome::Unenforced(_) => Json(DecisionBody::new(&decision)).into_response(),
+        Outcome::Allowed | Outcome::Unenforced(_) => allowed(&decision),
     })
 }
 
@@ -101,8 +86,21 @@ pub fn estimate(given: Option<Money>, resource_type: &ResourceType) -> Result<Mo
 }
 
 /// An allowed decision as an answer.
-pub fn allowed(decision: &Decision) -> impl IntoResponse {
-    Json(DecisionBody::new(decision)).into_response()
+pub fn allowed(decision: &Decision) -> Response {
+    answer(StatusCode::OK, &DecisionBody::new(decision))
+}
+
+/// An answer that is made often: written in one go.
+pub fn answer(status: StatusCode, body: &impl Serialize) -> Response {
+    const USUAL: usize = 768;
+    let mut text = Vec::with_capacity(USUAL);
+    if let Err(error) = serde_json::to_writer(&mut text, body) {
+        return ApiError::internal(error.to_string()).into_response();
+    }
+    let mut response = Response::new(text.into());
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
 /// An allowed decision.
@@ -183,13 +181,8 @@ impl<'a> DecisionBody<'a> {
 }
 
 /// `POST /v1/costs`
-pub async fn costs(
-    caller: AppCaller,
-    State(app): State<Arc<App>>,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, ApiError> {
+pub async fn costs(caller: AppCaller, State(app): State<Arc<App>>, Body(body): Body) -> Result<Response, ApiError> {
     let now = app.clock.now();
-    let body = read(body)?;
     let cost = cost(Fields::parse(&body)?, now)?;
     caller.may_charge(&cost.tenant)?;
     let actual = cost.actual;

@@ -2,9 +2,12 @@
 
 use std::fmt;
 
-use axum::extract::{FromRequestParts, Path};
+use axum::body::{Bytes, HttpBody as _};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::Uri;
 use axum::http::request::Parts;
 use chrono::{DateTime, TimeDelta, Utc};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -14,6 +17,26 @@ use crate::money::Money;
 
 /// The longest id of a caller's, in characters.
 const LONGEST_ID: usize = 128;
+const LARGEST_BODY: usize = 64 << 10;
+
+/// What was sent, within its limit.
+pub struct Body(pub Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Body {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        let body = request.into_body();
+        if body.size_hint().lower() > LARGEST_BODY as u64 {
+            return Err(ApiError::too_large());
+        }
+        match Limited::new(body, LARGEST_BODY).collect().await {
+            Ok(read) => Ok(Self(read.to_bytes())),
+            Err(error) if error.is::<LengthLimitError>() => Err(ApiError::too_large()),
+            Err(error) => Err(ApiError::invalid_request(format!("the body did not come whole: {error}"))),
+        }
+    }
+}
 
 /// A JSON object whose fields are taken one by one; what is left at the end is unknown.
 pub struct Fields<'a> {
@@ -83,9 +106,15 @@ impl<'a> Fields<'a> {
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Result<Option<T>, ApiError> {
         let Some(value) = self.take(name) else { return Ok(None) };
-        let text: String =
-            serde_json::from_str(value).map_err(|_| ApiError::invalid(name, format!("a text, got {}", kind(value))))?;
-        parse(&text).map(Some).map_err(|fault| ApiError::invalid(name, fault))
+        // Most texts have no escapes, and are read where they stand.
+        let parsed = match serde_json::from_str::<&str>(value) {
+            Ok(text) => parse(text),
+            Err(_) => match serde_json::from_str::<String>(value) {
+                Ok(text) => parse(&text),
+                Err(_) => return Err(ApiError::invalid(name, format!("a text, got {}", kind(value)))),
+            },
+        };
+        parsed.map(Some).map_err(|fault| ApiError::invalid(name, fault))
     }
 
     /// As [`text`](Self::text), and required.
@@ -276,6 +305,15 @@ pub fn limit(given: Option<String>) -> Result<i64, ApiError> {
     let Some(text) = given else { return Ok(100) };
     let limit = text.parse().ok().filter(|limit| (1..=1000).contains(limit));
     limit.ok_or_else(|| ApiError::invalid("limit", format!("1 to 1000, got {:?}", shorten(&text))))
+}
+
+/// The query of a path, as it is written.
+///
+/// # Errors
+/// It is no query.
+pub fn pairs(path: &Uri) -> Result<Vec<(String, String)>, ApiError> {
+    let query = Query::try_from_uri(path);
+    query.map(|Query(pairs)| pairs).map_err(|rejection| ApiError::invalid_request(rejection.body_text()))
 }
 
 /// The parameters of a query, each known and given once.

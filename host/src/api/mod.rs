@@ -13,15 +13,14 @@ mod gate;
 mod input;
 mod overrides;
 mod reservations;
-pub mod trace;
+mod trace;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
-use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post, put};
 use axum::{Json, Router};
@@ -38,8 +37,8 @@ pub use self::admin::{DecisionView, QuotaView};
 pub use self::alerts::AlertView;
 pub use self::audit::AuditView;
 pub use self::overrides::reason;
+pub use self::trace::Routes;
 
-const LARGEST_BODY: usize = 64 << 10;
 /// A store that says nothing for so long is down, as far as metrics are concerned.
 const STORE_IS_SILENT: Duration = Duration::from_secs(1);
 
@@ -58,8 +57,8 @@ pub struct App {
 }
 
 /// The routes over `app`.
-pub fn router(app: Arc<App>) -> Router {
-    Router::new()
+pub fn routes(app: Arc<App>) -> Routes {
+    let router = Router::new()
         .route("/v1/check", post(gate::check))
         .route("/v1/reservations", post(reservations::reserve))
         .route("/v1/reservations/{id}", get(reservations::read))
@@ -95,9 +94,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/metrics", get(metrics))
         .fallback(|| async { ApiError::not_found("no such route") })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
-        .layer(DefaultBodyLimit::max(LARGEST_BODY))
-        .layer(from_fn_with_state(app.clone(), trace::in_span))
-        .with_state(app)
+        .with_state(app.clone());
+    Routes::new(app, router)
 }
 
 /// For Prometheus. No tenant is in it, so it wants no token.

@@ -3,17 +3,14 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::State;
-use axum::extract::rejection::BytesRejection;
 use axum::response::{IntoResponse, Response};
 
 use super::App;
 use super::admin::{quota_key, view};
 use super::auth::AdminCaller;
 use super::error::ApiError;
-use super::gate::read;
-use super::input::{Fields, Part};
+use super::input::{Body, Fields, Part};
 use crate::quota::{QuotaKey, TemporaryLimit};
 use crate::store::audit::Change;
 use crate::store::overrides::Overridden;
@@ -23,10 +20,9 @@ pub async fn put_override(
     caller: AdminCaller,
     State(app): State<Arc<App>>,
     Part(path): Part<(String, String, String, String)>,
-    body: Result<Bytes, BytesRejection>,
+    Body(body): Body,
 ) -> Result<Response, ApiError> {
     let key = quota_key(path)?;
-    let body = read(body)?;
     let mut fields = Fields::parse(&body)?;
     let temporary = TemporaryLimit {
         limit: fields.limit("limitUsd")?.ok_or_else(|| ApiError::invalid("limitUsd", "required"))?,

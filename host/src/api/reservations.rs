@@ -3,10 +3,8 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
 use axum::extract::{Query, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
@@ -18,7 +16,7 @@ use super::denial::{self, Shape};
 use super::details::Instant;
 use super::error::ApiError;
 use super::gate::{self, DecisionBody, QuotaBody, RecordedBody};
-use super::input::{self, Fields, Part};
+use super::input::{self, Body, Fields, Part};
 use crate::decision::{Outcome, PolicyRef};
 use crate::gate::{Reserved, Told};
 use crate::money::Money;
@@ -32,17 +30,14 @@ const TTL: TimeDelta = TimeDelta::seconds(300);
 pub async fn reserve(
     caller: AppCaller,
     State(app): State<Arc<App>>,
-    Query(query): Query<Vec<(String, String)>>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    shape: Shape,
+    Body(body): Body,
 ) -> Result<Response, ApiError> {
     let now = app.clock.now();
-    let [format] = input::query(query, ["format"])?;
-    let body = gate::read(body)?;
     let mut fields = Fields::parse(&body)?;
     let request = gate::request(&mut fields, now)?;
     let ttl = fields.seconds("ttlSeconds")?.unwrap_or(TTL);
-    let shape = Shape::new(format.as_deref(), fields.flag("stream")?, &headers)?;
+    let shape = shape.streamed(fields.flag("stream")?);
     fields.finish()?;
     caller.may_charge(&request.tenant)?;
     let said =
@@ -54,17 +49,17 @@ pub async fn reserve(
             (_, None) => return Err(ApiError::internal("allowed, and nothing was set aside")),
             (_, Some((held, expires_at))) => {
                 let body = DecisionBody::new(&decision).reserved(held, expires_at);
-                (StatusCode::CREATED, Json(body)).into_response()
+                gate::answer(StatusCode::CREATED, &body)
             }
         },
         Reserved::Repeated(first) => {
             let policy = PolicyRef { name: first.policy_name.into(), digest: first.policy_digest.into() };
             let body = DecisionBody::repeated(first.id, Some(&policy)).reserved(first.held, first.expires_at);
-            (StatusCode::CREATED, Json(body)).into_response()
+            gate::answer(StatusCode::CREATED, &body)
         }
         Reserved::Promised(first) => {
             let body = DecisionBody::repeated(first.id, None).reserved(first.estimate, first.expires_at);
-            (StatusCode::CREATED, Json(body)).into_response()
+            gate::answer(StatusCode::CREATED, &body)
         }
     };
     Ok(response)
@@ -90,10 +85,9 @@ pub async fn settle(
     caller: AppCaller,
     State(app): State<Arc<App>>,
     Part(id): Part<String>,
-    body: Result<Bytes, BytesRejection>,
+    Body(body): Body,
 ) -> Result<Response, ApiError> {
     let id = parse_id(&id)?;
-    let body = gate::read(body)?;
     let mut fields = Fields::parse(&body)?;
     let tenant = fields.required_text("tenantId", TenantId::parse)?;
     let actual = fields.money("actualCostUsd")?.ok_or_else(|| ApiError::invalid("actualCostUsd", "required"))?;
@@ -126,10 +120,9 @@ pub async fn release(
     caller: AppCaller,
     State(app): State<Arc<App>>,
     Part(id): Part<String>,
-    body: Result<Bytes, BytesRejection>,
+    Body(body): Body,
 ) -> Result<Response, ApiError> {
     let id = parse_id(&id)?;
-    let body = gate::read(body)?;
     let mut fields = Fields::parse(&body)?;
     let tenant = fields.required_text("tenantId", TenantId::parse)?;
     fields.finish()?;
@@ -149,10 +142,9 @@ pub async fn extend(
     caller: AppCaller,
     State(app): State<Arc<App>>,
     Part(id): Part<String>,
-    body: Result<Bytes, BytesRejection>,
+    Body(body): Body,
 ) -> Result<Response, ApiError> {
     let (id, now) = (parse_id(&id)?, app.clock.now());
-    let body = gate::read(body)?;
     let mut fields = Fields::parse(&body)?;
     let tenant = fields.required_text("tenantId", TenantId::parse)?;
     let ttl = fields.seconds("ttlSeconds")?.ok_or_else(|| ApiError::invalid("ttlSeconds", "required"))?;

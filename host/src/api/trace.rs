@@ -1,38 +1,72 @@
-//! The span of a request: what is logged on its way says which request it was, and so does its answer.
+//! Whose a line of the log is: what is logged for a request says which one it was, and so does its answer.
 
+use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::Router;
+use axum::extract::{MatchedPath, Request};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use axum::middleware::Next;
 use axum::response::Response;
-use tracing::Instrument as _;
+use tower_service::Service;
 
 use super::App;
 use crate::decision::new_id;
-
-/// The target of these spans. They are there at every level of the log: a denial at `warn` has to say whose it is.
-pub const TARGET: &str = "tollgate::request";
+use crate::origin::{Current, Origin};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const LONGEST_ID: usize = 128;
 
-/// Runs the request in its span, and answers with its id.
-pub async fn in_span(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let id = given(request.headers()).unwrap_or_else(|| new(&app));
-    let span = tracing::error_span!(
-        target: TARGET,
-        "request",
-        method = request.method().as_str(),
-        // The pattern: a path has tenants in it, and no end of values.
-        route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str),
-        requestId = id.to_str().unwrap_or_default(),
-        traceId = trace(request.headers()),
-    );
-    let mut response = next.run(request).instrument(span).await;
-    response.headers_mut().insert(REQUEST_ID, id);
-    response
+/// The routes, and what every request and answer has. Around all of them: a layer in each would be copied for every
+/// request.
+#[derive(Clone)]
+pub struct Routes {
+    app: Arc<App>,
+    router: Router,
+}
+
+impl Routes {
+    pub(super) fn new(app: Arc<App>, router: Router) -> Self {
+        Self { app, router }
+    }
+}
+
+impl Service<Request> for Routes {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // As the router, always.
+        Poll::Ready(Ok(()))
+    }
+
+    /// Does what is asked for as what is done for this request, and answers with its id.
+    fn call(&mut self, request: Request) -> Self::Future {
+        let id = given(request.headers()).unwrap_or_else(|| new(&self.app));
+        let current = Current::of(Origin {
+            method: request.method().as_str().to_owned(),
+            request_id: id.to_str().unwrap_or_default().to_owned(),
+            trace_id: trace(request.headers()).map(str::to_owned),
+            ..Origin::default()
+        });
+        let answer = current.during(self.router.call(request));
+        Box::pin(async move {
+            let mut response = answer.await?;
+            response.headers_mut().insert(REQUEST_ID, id);
+            Ok(response)
+        })
+    }
+}
+
+/// Learns the route of the request that this is a part of.
+pub fn learn_route(parts: &Parts) {
+    if let Some(route) = parts.extensions.get::<MatchedPath>() {
+        Current::get().is_for(route.as_str());
+    }
 }
 
 /// The caller's own id, where it gives one and only one that can stand in a log and in a header.
@@ -51,8 +85,7 @@ fn new(app: &App) -> HeaderValue {
 /// The trace that the request is part of: W3C Trace Context, `version-trace-parent-flags` in lower-case hexadecimal.
 /// Later versions may add to that; `ff` is none, and zeros name no trace and no parent.
 fn trace(headers: &HeaderMap) -> Option<&str> {
-    let text = only(headers, &TRACEPARENT)?.to_str().ok()?;
-    let mut parts = text.splitn(5, '-');
+    let mut parts = only(headers, &TRACEPARENT)?.to_str().ok()?.splitn(5, '-');
     let mut part = |length: usize| {
         let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
         parts.next().filter(|part| part.len() == length && part.bytes().all(is_hex))

@@ -3,26 +3,35 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use tokio::sync::Mutex;
-use tracing::Span;
 
 use super::guests::{Guests, Undecided};
+use super::lane::Job;
 use super::{GateError, Reply, World};
 use crate::decision::{Decision, Facts, Request};
+use crate::origin::Current;
 use crate::policy::Generation;
+use crate::quota::Quota;
 use crate::store::subjects::{Standing, Subject};
 use crate::store::{Link, StoreError};
 
 pub(super) struct CheckJob {
     pub(super) request: Arc<Request>,
     /// What is logged while it is decided is its request's.
-    pub(super) span: Span,
+    pub(super) origin: Current,
     pub(super) reply: Reply<Arc<Decision>>,
 }
 
 impl CheckJob {
     fn subject(&self) -> Subject {
         Subject::of(&self.request)
+    }
+}
+
+impl Job for CheckJob {
+    fn refuse(self) {
+        let _ = self.reply.send(Err(GateError::Overloaded));
     }
 }
 
@@ -123,19 +132,23 @@ fn run_guests(
 ) -> Vec<(CheckJob, Result<Decision, Undecided>)> {
     let mut guests = Guests::new(world, generation);
     let mut unanswered = Vec::new();
+    // Requests of the same subject and the same millisecond see the same.
+    let mut seen: Option<(usize, DateTime<Utc>, Arc<Vec<Quota>>)> = None;
     for (job, &place) in jobs.into_iter().zip(place_of) {
         if guests.are_out_of_time() {
             left.push(job);
             continue;
         }
         let standing = &standings[place];
-        let facts = Facts {
-            quotas: standing.quotas.iter().map(|row| row.at(job.request.at)).collect(),
-            tier: standing.tier.clone(),
-            pool: standing.pool.clone(),
-            request: job.request.clone(),
+        let at = job.request.at;
+        let quotas = match seen.take() {
+            Some((subject, instant, quotas)) if (subject, instant) == (place, at) => quotas,
+            _ => Arc::new(standing.quotas.iter().map(|row| row.at(at)).collect()),
         };
-        match job.span.in_scope(|| guests.decide(facts)) {
+        seen = Some((place, at, quotas.clone()));
+        let facts =
+            Facts { quotas, tier: standing.tier.clone(), pool: standing.pool.clone(), request: job.request.clone() };
+        match job.origin.run(|| guests.decide(facts)) {
             Ok(decision) if decision.denial().is_none() => {
                 let decision = Arc::new(decision);
                 world.shadow.ask(generation, &decision);

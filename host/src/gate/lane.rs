@@ -1,26 +1,38 @@
-//! A lane: one batch in flight, and whatever arrives meanwhile is the next one. Nothing waits on purpose.
+//! A lane: one batch in flight, and whatever arrives meanwhile is the next one. Nothing waits on purpose, and nothing for
+//! ever: what has come while a batch takes too long is refused, so that it was certainly not done.
 
 use std::future::Future;
+use std::pin::pin;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
+
+/// A batch that takes longer holds nobody up but its own.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The queue is full, or its worker is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Overloaded;
 
-/// Sends jobs to the task that runs them in batches. The task ends when the lane is dropped and its queue is empty.
-#[derive(Debug)]
-pub struct Lane<Job> {
-    jobs: mpsc::Sender<Job>,
+/// What is done in batches.
+pub trait Job: Send + 'static {
+    /// Tells its sender that it was not done and will not be.
+    fn refuse(self);
 }
 
-impl<Job: Send + 'static> Lane<Job> {
+/// Sends jobs to the task that runs them in batches. The task ends when the lane is dropped and its queue is empty.
+#[derive(Debug)]
+pub struct Lane<J> {
+    jobs: mpsc::Sender<J>,
+}
+
+impl<J: Job> Lane<J> {
     /// Starts the task. `run` gets 1 to `largest_batch` jobs in the order of their arrival, and returns those that it
     /// leaves for the next batch. It is never cancelled: a statement that is under way is finished.
     pub fn start<Run, Running>(queue: usize, largest_batch: usize, mut run: Run) -> Self
     where
-        Run: FnMut(Vec<Job>) -> Running + Send + 'static,
-        Running: Future<Output = Vec<Job>> + Send,
+        Run: FnMut(Vec<J>) -> Running + Send + 'static,
+        Running: Future<Output = Vec<J>> + Send,
     {
         let (jobs, mut arrivals) = mpsc::channel(queue);
         tokio::spawn(async move {
@@ -38,7 +50,13 @@ impl<Job: Send + 'static> Lane<Job> {
                         batch.push(job);
                     }
                 }
-                batch = run(batch).await;
+                let mut running = pin!(run(batch));
+                batch = loop {
+                    match tokio::time::timeout(PATIENCE, &mut running).await {
+                        Ok(left) => break left,
+                        Err(_) => refuse_all(&mut arrivals),
+                    }
+                };
             }
         });
         Self { jobs }
@@ -48,7 +66,60 @@ impl<Job: Send + 'static> Lane<Job> {
     ///
     /// # Errors
     /// [`Overloaded`]: the queue is full. It does not wait: an answer that comes too late is none.
-    pub fn submit(&self, job: Job) -> Result<(), Overloaded> {
+    pub fn submit(&self, job: J) -> Result<(), Overloaded> {
         self.jobs.try_send(job).map_err(|_| Overloaded)
+    }
+}
+
+fn refuse_all<J: Job>(arrivals: &mut mpsc::Receiver<J>) {
+    while let Ok(job) = arrivals.try_recv() {
+        job.refuse();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    /// Answers whether it was done.
+    struct Errand(oneshot::Sender<bool>);
+
+    impl Job for Errand {
+        fn refuse(self) {
+            let _ = self.0.send(false);
+        }
+    }
+
+    fn send(lane: &Lane<Errand>) -> oneshot::Receiver<bool> {
+        let (errand, answer) = oneshot::channel();
+        lane.submit(Errand(errand)).expect("room");
+        answer
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_while_a_batch_takes_too_long_is_refused_and_the_batch_is_finished() {
+        let (go_on, stuck) = oneshot::channel::<()>();
+        let stuck = Arc::new(Mutex::new(Some(stuck)));
+        let lane = Lane::start(8, 8, move |batch: Vec<Errand>| {
+            let stuck = stuck.lock().expect("a lock").take();
+            async move {
+                if let Some(stuck) = stuck {
+                    stuck.await.expect("somebody ends it");
+                }
+                batch.into_iter().for_each(|Errand(answer)| drop(answer.send(true)));
+                Vec::new()
+            }
+        });
+        let first = send(&lane);
+        // The lane takes it, and what comes now is another batch.
+        tokio::task::yield_now().await;
+        assert_eq!(send(&lane).await, Ok(false));
+        go_on.send(()).expect("the batch still runs");
+        assert_eq!(first.await, Ok(true));
+        assert_eq!(send(&lane).await, Ok(true));
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
+use super::lane::Job;
 use super::reserve::{LaneState, ReserveJob, reserve_batch};
 use super::{GateError, Reply, World};
 use crate::store::StoreError;
@@ -16,6 +17,16 @@ pub(super) enum MoneyJob {
     Reserve(ReserveJob),
     End(Ending, Reply<Option<Ended>>),
     Cost(Cost, Reply<Recorded>),
+}
+
+impl Job for MoneyJob {
+    fn refuse(self) {
+        match self {
+            Self::Reserve(job) => drop(job.reply.send(Err(GateError::Overloaded))),
+            Self::End(_, reply) => drop(reply.send(Err(GateError::Overloaded))),
+            Self::Cost(_, reply) => drop(reply.send(Err(GateError::Overloaded))),
+        }
+    }
 }
 
 /// Answers every job, or returns those that wait for the next batch.

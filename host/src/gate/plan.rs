@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::Arc;
 
 use uuid::Uuid;
 
@@ -60,12 +61,12 @@ pub(super) fn plan(world: &World, generation: &Generation, known: &Known, jobs: 
         let standing = &place.standing;
         let current = |row: &QuotaRow| running.get(&row.id).map_or(row, |change| &change.written).at(job.request.at);
         let facts = Facts {
-            quotas: standing.quotas.iter().map(current).collect(),
+            quotas: Arc::new(standing.quotas.iter().map(current).collect()),
             tier: standing.tier.clone(),
             pool: standing.pool.clone(),
             request: job.request.clone(),
         };
-        let decision = match job.span.in_scope(|| guests.decide(facts)) {
+        let decision = match job.origin.run(|| guests.decide(facts)) {
             Ok(decision) => decision,
             Err(undecided) => {
                 plan.failed.push((job, undecided));

@@ -46,7 +46,7 @@ pub fn recall(stored: &StoredDecision) -> Result<Recalled, String> {
     let quotas = facts.quotas.iter().map(|quota| quota.quota(&resource_type));
     Ok(Recalled {
         facts: Facts {
-            quotas: quotas.collect::<Result<_, _>>().map_err(field("facts.quotas"))?,
+            quotas: Arc::new(quotas.collect::<Result<_, _>>().map_err(field("facts.quotas"))?),
             tier: facts.tier.as_deref().map(Tier::parse).transpose().map_err(field("facts.tier"))?,
             pool: facts.pool.as_deref().map(PoolId::parse).transpose().map_err(field("facts.pool"))?,
             request: Arc::new(Request {

@@ -12,7 +12,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use tracing::Span;
 use uuid::Uuid;
 
 use super::known::Known;
@@ -20,6 +19,7 @@ use super::plan::plan;
 use super::{GateError, Reply, World};
 use crate::decision::{Decision, Request};
 use crate::money::Money;
+use crate::origin::Current;
 use crate::policy::Generation;
 use crate::quota::TenantId;
 use crate::store::admission::Locked;
@@ -56,7 +56,7 @@ pub(super) struct ReserveJob {
     pub(super) ttl: TimeDelta,
     pub(super) body: Arc<str>,
     /// What is logged while it is decided is its request's.
-    pub(super) span: Span,
+    pub(super) origin: Current,
     pub(super) reply: Reply<Reserved>,
 }
 

@@ -73,7 +73,7 @@ impl Suspect {
 
 fn with_spend(question: &Question, index: usize, spend: Money) -> Question {
     let mut changed = question.clone();
-    if let Some(quota) = changed.facts.quotas.get_mut(index) {
+    if let Some(quota) = changed.facts.quotas_mut().get_mut(index) {
         quota.spend = spend;
     }
     changed

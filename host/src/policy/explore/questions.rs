@@ -116,7 +116,7 @@ impl<'a> Questions<'a> {
                 if applies && self.below(6) == 0 {
                     let limit = LIMITS[self.below(LIMITS.len())];
                     let request = question.facts.request.clone();
-                    question.facts.quotas.push(quota(&request, (scope, id, period), limit));
+                    question.facts.quotas_mut().push(quota(&request, (scope, id, period), limit));
                 }
             }
         }
@@ -141,7 +141,7 @@ impl<'a> Questions<'a> {
         let near = self.amount_near(question);
         let index = self.below(count);
         let (kind, is_there, admitted) = (self.below(6), self.below(2) == 0, ADMITTED[self.below(ADMITTED.len())]);
-        let quota = &mut question.facts.quotas[index];
+        let quota = &mut question.facts.quotas_mut()[index];
         match kind {
             0 | 1 => quota.spend = near,
             2 => quota.held = near,
@@ -165,7 +165,7 @@ fn boundaries(plan: &Plan) -> Vec<Question> {
                 let request = question.facts.request.clone();
                 let mut quota = quota(&request, (Scope::Tenant, "acme-corp", Period::Day), limit);
                 (quota.spend, quota.held) = (amount(spend), amount(held));
-                question.facts.quotas.push(quota);
+                question.facts.quotas_mut().push(quota);
             }
             questions.push(question);
         }
@@ -201,7 +201,7 @@ fn plain(plan: &Plan, attributes: Vec<(String, String)>) -> Question {
         request_id: None,
         attributes,
     };
-    let facts = Facts { request: Arc::new(request), tier: None, pool: None, quotas: Vec::new() };
+    let facts = Facts { request: Arc::new(request), tier: None, pool: None, quotas: Arc::default() };
     Question { facts, settings: plan.settings.clone() }
 }
 

@@ -49,7 +49,7 @@ fn smaller(suspect: &Suspect, settings: &[(String, String)]) -> Vec<Suspect> {
             other => other,
         };
         with(&|suspect| {
-            suspect.question.facts.quotas.remove(index);
+            suspect.question.facts.quotas_mut().remove(index);
             suspect.raise = raise;
         });
     }
@@ -76,7 +76,7 @@ fn smaller(suspect: &Suspect, settings: &[(String, String)]) -> Vec<Suspect> {
     }
     for (index, quota) in facts.quotas.iter().enumerate() {
         for changed in smaller_quotas(quota, facts.request.at) {
-            with(&|suspect| suspect.question.facts.quotas[index] = changed.clone());
+            with(&|suspect| suspect.question.facts.quotas_mut()[index] = changed.clone());
         }
     }
     match suspect.raise {
