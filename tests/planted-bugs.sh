@@ -15,7 +15,7 @@ export CARGO_TARGET_DIR=$place/target CARGO_INCREMENTAL=1 RUST_BACKTRACE=0
 # A story that fails is enough: nobody reads the smallest one here.
 export PROPTEST_MAX_SHRINK_TIME=1
 tests=(reservations:: locks:: windows:: concurrency:: storms:: model::)
-admission=host/src/store/admission.rs
+admission=host/src/store/admission/statement.rs
 reservations=host/src/store/reservations.rs
 
 # plant FILE OLD NEW: replaces a text that is there exactly once.

@@ -110,7 +110,9 @@ mod tests {
                 if let Some(stuck) = stuck {
                     stuck.await.expect("somebody ends it");
                 }
-                batch.into_iter().for_each(|Errand(answer)| drop(answer.send(true)));
+                for Errand(answer) in batch {
+                    let _ = answer.send(true);
+                }
                 Vec::new()
             }
         });

@@ -1,12 +1,14 @@
 //! Admissions: money set aside in the step that decides, on exactly the rows that the policies saw.
 
+mod statement;
+
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
-use super::subjects::{Standing, Subject, newest_closed, quotas_that_apply};
+use super::subjects::{Standing, Subject};
 use super::{Link, Store, StoreError, column};
 use crate::decision::{PolicyRef, Request};
 use crate::money::Money;
@@ -52,86 +54,6 @@ pub struct Admission {
     /// The reservations.
     pub reservations: Vec<NewReservation>,
 }
-
-/// Commits an admission if the rows, all of them and every value, are those that the policies saw, and no request id
-/// is there already. Tells whether it did.
-///
-/// Arrays are read by index: `unnest` would make a table of each of them. Quotas come in the order of their ids, so that
-/// the n-th locked row is the n-th of the arrays, or something has changed; what applies comes by subject and id.
-const ADMIT: &str = concat!(
-    "WITH s AS MATERIALIZED (
-         SELECT n, t.tier, t.pool, x.tenant_id, ($3::text[])[n] AS user_id, ($4::text[])[n] AS resource_type
-         FROM generate_series(1, cardinality($2::text[])) AS n
-         CROSS JOIN LATERAL (SELECT ($2::text[])[n] AS tenant_id) AS x
-         LEFT JOIN copilot_internal.tenants t ON t.tenant_id = x.tenant_id
-     ), locked AS MATERIALIZED (
-         SELECT * FROM copilot_internal.cost_quotas q WHERE q.id = ANY ($9) ORDER BY q.id FOR UPDATE
-     ), applying AS MATERIALIZED (
-         SELECT s.n::bigint AS n, q.id AS quota FROM s CROSS JOIN LATERAL (SELECT s.pool) AS t CROSS JOIN LATERAL (",
-    quotas_that_apply!(),
-    ") AS q ORDER BY 1, 2
-     ), same AS MATERIALIZED (
-         SELECT (SELECT count(*) FROM (SELECT *, row_number() OVER (ORDER BY id) AS i FROM locked) AS q ",
-    newest_closed!(),
-    "           WHERE (q.id, (q.limit_usd * 1000000000)::bigint, (q.hard_limit_usd * 1000000000)::bigint,
-                       (q.current_spend_usd * 1000000000)::bigint, (q.held_usd * 1000000000)::bigint, q.admitted_count,
-                       q.period_start, closed.window_start, (closed.spend_usd * 1000000000)::bigint,
-                       (q.override_limit_usd * 1000000000)::bigint, q.override_until)
-                      IS NOT DISTINCT FROM
-                      (($9::uuid[])[q.i], ($10::bigint[])[q.i], ($11::bigint[])[q.i],
-                       ($12::bigint[])[q.i], ($13::bigint[])[q.i], ($14::bigint[])[q.i],
-                       ($15::timestamptz[])[q.i], ($16::timestamptz[])[q.i], ($17::bigint[])[q.i],
-                       ($41::bigint[])[q.i], ($42::timestamptz[])[q.i])) = cardinality($9)
-            AND NOT EXISTS (
-                SELECT FROM s WHERE (s.tier, s.pool) IS DISTINCT FROM (($5::text[])[s.n], ($6::text[])[s.n]))
-            AND ARRAY(SELECT n FROM applying) = $7::bigint[] AND ARRAY(SELECT quota FROM applying) = $8::uuid[]
-            AND NOT EXISTS (
-                SELECT FROM generate_series(1, cardinality($29::text[])) AS i
-                JOIN copilot_internal.reservations r
-                  ON r.tenant_id = ($2)[($28::bigint[])[i]] AND r.request_id = ($29)[i] AND r.request_id IS NOT NULL) AS ok
-     ), reserved AS (
-         INSERT INTO copilot_internal.reservations
-             (id, tenant_id, user_id, resource_type, request_id, body, estimate_usd, held_usd, created_at, expires_at,
-              quota_ids, window_starts, policy_name, policy_digest)
-         SELECT ($27::uuid[])[i], ($2)[($28)[i]], ($3)[($28)[i]], ($4)[($28)[i]], ($29)[i], ($30::text[])[i],
-                ($31::bigint[])[i] * 0.000000001, ($32::bigint[])[i] * 0.000000001,
-                ($33::timestamptz[])[i], ($34::timestamptz[])[i],
-                ($37::uuid[])[($35::bigint[])[i] : ($36::bigint[])[i]],
-                ($38::timestamptz[])[($35)[i] : ($36)[i]], ($39::text[])[i], ($40::text[])[i]
-         FROM generate_series(1, cardinality($27)) AS i WHERE (SELECT ok FROM same)
-     ), closed AS (
-         INSERT INTO copilot_internal.cost_quota_periods AS p
-             (quota_id, window_start, scope, scope_id, resource_type, period, limit_usd, spend_usd, held_usd, admitted_count)
-         SELECT q.id, w.window_start, q.scope, q.scope_id, q.resource_type, q.period, q.limit_usd,
-                w.spend * 0.000000001, w.held * 0.000000001, w.admitted
-         FROM unnest($22::uuid[], $23::timestamptz[], $24::bigint[], $25::bigint[], $26::bigint[])
-              AS w (id, window_start, spend, held, admitted)
-         JOIN locked q USING (id)
-         WHERE (SELECT ok FROM same)
-         ORDER BY 1, 2
-         ON CONFLICT (quota_id, window_start) DO UPDATE
-         SET spend_usd = p.spend_usd + excluded.spend_usd, held_usd = p.held_usd + excluded.held_usd,
-             admitted_count = p.admitted_count + excluded.admitted_count
-     ), updated AS (
-         UPDATE copilot_internal.cost_quotas q
-         SET current_spend_usd = ($18::bigint[])[i] * 0.000000001, held_usd = ($19::bigint[])[i] * 0.000000001,
-             admitted_count = ($20::bigint[])[i], period_start = ($21::timestamptz[])[i], updated_at = $1
-         FROM generate_series(1, cardinality($9)) AS i WHERE q.id = ($9)[i] AND (SELECT ok FROM same)
-     )
-     SELECT ok FROM same",
-);
-
-/// How a subject stands, its rows locked until the transaction ends. Must be the transaction's first statement.
-const LOCK: &str = concat!(
-    "WITH s AS MATERIALIZED (
-         SELECT * FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS s (tenant_id, user_id, resource_type, n)
-     ), applies AS MATERIALIZED (
-         SELECT s.n, q.id FROM s LEFT JOIN copilot_internal.tenants t ON t.tenant_id = s.tenant_id CROSS JOIN LATERAL (",
-    quotas_that_apply!(),
-    ") AS q
-     )
-     SELECT q.id FROM copilot_internal.cost_quotas q WHERE q.id = ANY (ARRAY(SELECT id FROM applies)) ORDER BY q.id FOR UPDATE"
-);
 
 /// A transaction that holds the locks of a batch's rows.
 pub struct Locked {
@@ -189,7 +111,8 @@ async fn admit(connection: &mut PgConnection, admission: &Admission, now: DateTi
         })
         .collect();
     let holds = || reservations.iter().flat_map(|new| &new.holds);
-    let answer = sqlx::query_scalar(ADMIT)
+    let has_ids = reservations.iter().any(|new| new.request.request_id.is_some());
+    let answer = sqlx::query_scalar(statement::admit(!closed.is_empty(), has_ids))
         .bind(now)
         .bind(column(subjects, |(subject, _)| subject.tenant.as_str()))
         .bind(column(subjects, |(subject, _)| subject.user.as_ref().map(UserId::as_str)))
@@ -268,7 +191,7 @@ impl Store {
     pub async fn lock(&self, subjects: &[Subject]) -> Result<Locked, StoreError> {
         let mut transaction = self.pool.begin().await?;
         let (tenants, users, resources) = super::subjects::columns(subjects);
-        sqlx::query(LOCK).bind(tenants).bind(users).bind(resources).execute(&mut *transaction).await?;
+        sqlx::query(statement::LOCK).bind(tenants).bind(users).bind(resources).execute(&mut *transaction).await?;
         Ok(Locked { transaction })
     }
 }
