@@ -1,5 +1,6 @@
 //! Policies that fail: each kind is told apart, ends as the operator chose, and hurts nobody else.
 
+mod busy;
 pub mod component;
 mod corpus;
 mod table;

@@ -3,7 +3,6 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use wasmtime::component::Component;
@@ -18,13 +17,13 @@ use super::compile::Compiler;
 pub use super::failure::PolicyError;
 use super::failure::{NO_DECIDER, classify, unfit};
 use super::imports;
-use super::limits::{Guard, LARGEST_ANSWER, LARGEST_MEMORY_MIB, LARGEST_STACK, LARGEST_TABLE, MOST_HANDLES};
+use super::limits::{
+    self, Guard, LARGEST_ANSWER, LARGEST_MEMORY_MIB, LARGEST_STACK, LARGEST_TABLE, MOST_HANDLES, TICK,
+};
 pub use super::limits::{Limits, Wasi};
 use super::sandbox::{Moment, Sandbox};
 use crate::decision::{Facts, Verdict};
 
-/// One tick of the clock that interrupts guests.
-const TICK: Duration = Duration::from_millis(1);
 /// Instances that can be alive at once: one for each batch in flight, and those under test.
 const MOST_INSTANCES: u32 = 32;
 /// Modules in one component: Python's has 38.
@@ -203,9 +202,9 @@ impl Compiled {
             Wasi::Deny => None,
             Wasi::Sandbox => Some(Box::new(Sandbox::new(moment, &self.digest))),
         };
-        let guard = Guard { memory_left: self.limits.memory_mib as usize * (1 << 20), sandbox };
-        let mut store = Store::new(self.pre.engine(), guard);
+        let mut store = Store::new(self.pre.engine(), Guard::new(self.limits, sandbox));
         store.limiter(|guard| guard);
+        store.epoch_deadline_callback(|context| Ok(context.data().at_deadline()));
         store.set_hostcall_fuel(LARGEST_ANSWER);
         store.set_max_component_handles(MOST_HANDLES);
         store
@@ -235,17 +234,18 @@ impl Session<'_> {
         run: impl FnOnce(&bindings::Policy, &mut Store<Guard>) -> wasmtime::Result<T>,
     ) -> Result<T, PolicyError> {
         let limits = self.compiled.limits;
-        // One tick more, since the current one has begun already.
-        let deadline = u64::try_from(limits.timeout.as_millis()).unwrap_or(u64::MAX).saturating_add(1);
+        let deadline = limits::ticks(limits.timeout);
         let instance = self.instance.take();
         // A panic below is a fault of the engine, not of the guest; the request must not die of it.
         let called = catch_unwind(AssertUnwindSafe(|| {
             let (policy, mut store) = if let Some((policy, mut store)) = instance {
+                store.data_mut().begin();
                 store.set_epoch_deadline(deadline);
                 (policy, store)
             } else {
                 let mut store = self.compiled.store(moment);
                 // Before the instance exists: start functions are guest code too.
+                store.data_mut().begin();
                 store.set_epoch_deadline(deadline);
                 let policy = self.compiled.pre.instantiate(&mut store).map_err(|error| unfit(&error, limits))?;
                 (policy, store)

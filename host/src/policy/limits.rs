@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use nix::time::{ClockId, clock_gettime};
 use serde::Deserialize;
-use wasmtime::ResourceLimiter;
+use wasmtime::{ResourceLimiter, UpdateDeadline};
 
 use super::failure::Growth;
 use super::sandbox::{Moment, Sandbox};
 
+/// One tick of the clock that interrupts guests.
+pub(super) const TICK: Duration = Duration::from_millis(1);
 /// What a guest may return, before anything is allocated for it.
 pub(super) const LARGEST_ANSWER: usize = 64 << 10;
 /// Handles to resources; the interface has none.
@@ -32,7 +35,8 @@ pub enum Wasi {
 /// What a policy may use.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Wall time of one call, start functions included; whole milliseconds.
+    /// What one call may take, start functions included; whole milliseconds of its thread's own time. While the machine
+    /// does others' work first, or none of ours, a guest is not late.
     pub timeout: Duration,
     /// Linear memory of all its instances together, in MiB.
     pub memory_mib: u32,
@@ -48,14 +52,47 @@ impl Default for Limits {
     }
 }
 
-/// The limits of one instance, enforced as it grows.
+/// The limits of one instance, enforced as it grows and as its time runs out.
 pub(super) struct Guard {
     pub(super) memory_left: usize,
+    /// Of one call.
+    timeout: Duration,
+    /// Its thread's time when the call began.
+    began: Duration,
     /// Only there for those that may import it.
     pub(super) sandbox: Option<Box<Sandbox>>,
 }
 
+/// Ticks of the engine's clock within which so much time passes: one more, since the current one has begun already.
+pub(super) fn ticks(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos().div_ceil(TICK.as_nanos())).unwrap_or(u64::MAX).saturating_add(1)
+}
+
+/// What this thread has worked. Where the system does not tell, nothing, so that only ticks count.
+fn worked() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
+
 impl Guard {
+    pub(super) fn new(limits: Limits, sandbox: Option<Box<Sandbox>>) -> Self {
+        let memory_left = limits.memory_mib as usize * (1 << 20);
+        Self { memory_left, timeout: limits.timeout, began: Duration::ZERO, sandbox }
+    }
+
+    /// A call begins.
+    pub(super) fn begin(&mut self) {
+        self.began = worked();
+    }
+
+    /// The ticks for this call are over: it goes on where its thread has worked for less time than has passed.
+    pub(super) fn at_deadline(&self) -> UpdateDeadline {
+        let taken = worked().saturating_sub(self.began);
+        match self.timeout.checked_sub(taken).filter(|left| !taken.is_zero() && !left.is_zero()) {
+            Some(left) => UpdateDeadline::Continue(ticks(left)),
+            None => UpdateDeadline::Interrupt,
+        }
+    }
+
     /// Asked for by host functions alone, which only a sandboxed policy can import.
     pub(super) fn sandbox(&mut self) -> &mut Sandbox {
         self.sandbox.get_or_insert_with(|| Box::new(Sandbox::new(Moment::default(), "")))
