@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -12,7 +13,7 @@ use super::clocks::Clock;
 use super::fault::Fault;
 use super::server::{Primary, Standby, run};
 use super::workload::{Dice, Workload};
-use crate::harness::{Binary, Scratch, guests, until};
+use crate::harness::{Binary, PATIENCE, Scratch, guests};
 use crate::outages::switch::{Switch, Wire};
 
 const TENANTS: usize = 4;
@@ -42,7 +43,7 @@ impl Host {
         let policies = guests::SHIPPED.to_str().expect("a text");
         let data = self.data.path().to_str().expect("a text");
         let arguments =
-            ["serve", "--listen", "127.0.0.1:0", "--log-level", "error", "--policies", policies, "--data-dir", data];
+            ["serve", "--listen", "127.0.0.1:0", "--log-level", "warn", "--policies", policies, "--data-dir", data];
         let clock = self.clock.environment();
         let mut environment: Vec<(&str, &str)> = clock.iter().map(|(name, value)| (*name, value.as_str())).collect();
         environment.push(("DATABASE_URL", &self.url));
@@ -53,16 +54,36 @@ impl Host {
         self.gate.as_ref().expect("a host that runs")
     }
 
+    /// What waits on its disk.
+    fn spooled(&self) -> Vec<u8> {
+        let files = fs::read_dir(self.data.join("spool")).expect("a folder").flatten().map(|file| file.path());
+        let files = files.filter(|file| file.extension().is_some_and(|extension| extension == "spool"));
+        files.flat_map(|file| fs::read(file).expect("a file")).collect()
+    }
+
     async fn is_well(&self) -> bool {
-        let spooled = || {
-            let files = fs::read_dir(self.data.join("spool")).expect("a folder");
-            files
-                .flatten()
-                .filter(|file| file.path().extension().is_some_and(|extension| extension == "spool"))
-                .map(|file| file.metadata().map_or(0, |file| file.len()))
-                .sum::<u64>()
+        self.gate().send("GET", "/readyz", json!(null)).await.at("/degraded") == json!(false)
+            && self.spooled().is_empty()
+    }
+
+    /// Waits until it answers from the store and has brought everything into the books; where that does not come, what it
+    /// says of it is printed.
+    async fn gets_well(&mut self) {
+        let well = async {
+            while !self.is_well().await {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
         };
-        self.gate().send("GET", "/readyz", json!(null)).await.at("/degraded") == json!(false) && spooled() == 0
+        if tokio::time::timeout(PATIENCE, well).await.is_ok() {
+            return;
+        }
+        let asked = tokio::time::timeout(PATIENCE, self.gate().send("GET", "/readyz", json!(null)));
+        println!("ready: {:?}", asked.await.map(|answer| answer.text));
+        println!("spool: {}", String::from_utf8_lossy(&self.spooled()));
+        for line in self.gate.take().expect("a host that runs").interrupt().log.iter().rev().take(40).rev() {
+            println!("{line}");
+        }
+        panic!("a host is not well and has not brought everything into the books");
     }
 
     pub fn end(self) {
@@ -201,9 +222,9 @@ impl World {
         self.primary.expect("a database").end().await;
     }
 
-    pub async fn are_well(&self) {
-        for host in &self.hosts {
-            until("a host is well and has brought everything into the books", || host.is_well()).await;
+    pub async fn are_well(&mut self) {
+        for host in &mut self.hosts {
+            host.gets_well().await;
         }
     }
 }
