@@ -1,6 +1,5 @@
 //! How long an answer takes while the store is known to be down, in each mode and by each way of being down.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -8,7 +7,7 @@ use tokio::task::JoinSet;
 
 use super::switch::{Switch, Wire};
 use super::through;
-use crate::harness::{Binary, Database, Scratch, guests, until};
+use crate::harness::{Answer, Binary, Database, Scratch, guests, until};
 
 const CALLERS: usize = 16;
 const EACH: usize = 125;
@@ -22,6 +21,26 @@ fn serve(data: &Scratch, url: &str, mode: &str) -> Binary {
 
 fn spends(id: &str) -> Value {
     json!({ "tenantId": "acme-corp", "resourceType": "llm", "estimatedCostUsd": "0.01", "requestId": id })
+}
+
+/// Reservations of before the outage, for what is settled in it.
+async fn made(gate: &Binary) -> Vec<String> {
+    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let mut callers = JoinSet::new();
+    for caller in 0..CALLERS {
+        let (client, url) = (client.clone(), format!("{}/v1/reservations", gate.url));
+        callers.spawn(async move {
+            let mut ids = Vec::new();
+            while ids.len() < EACH {
+                let made = spends(&format!("before-{caller}-{}", ids.len()));
+                let answer = Answer::of(client.post(&url).json(&made)).await;
+                // A busy machine may be overloaded: it is asked again, by the same id.
+                ids.extend((answer.status == 201).then(|| answer.word("/reservationId")));
+            }
+            ids
+        });
+    }
+    callers.join_all().await.concat()
 }
 
 /// The statuses of the answers, and how long each took.
@@ -82,12 +101,7 @@ async fn an_outage_as_a_table() {
             let (database, data) = (Database::migrated().await, Scratch::new());
             let switch = Switch::new(database.options().get_socket().expect("a socket"));
             let gate = serve(&data, &through(&switch, &database), mode);
-            let mut ids = Vec::new();
-            for n in 0..CALLERS * EACH {
-                let made = gate.send("POST", "/v1/reservations", spends(&format!("before-{n}"))).await;
-                ids.push(made.expect_status(201).word("/reservationId"));
-            }
-            let ids = Arc::new(ids);
+            let ids = made(&gate).await;
 
             switch.now(wire);
             // Known with the first marked answer.
