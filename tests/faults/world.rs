@@ -79,8 +79,10 @@ impl Host {
         }
         let asked = tokio::time::timeout(PATIENCE, self.gate().send("GET", "/readyz", json!(null)));
         println!("ready: {:?}", asked.await.map(|answer| answer.text));
-        println!("spool: {}", String::from_utf8_lossy(&self.spooled()));
-        for line in self.gate.take().expect("a host that runs").interrupt().log.iter().rev().take(40).rev() {
+        println!("spool: {} bytes", self.spooled().len());
+        let mut log = self.gate.take().expect("a host that runs").interrupt().log;
+        log.retain(|line| !line.contains("Allowed without a decision"));
+        for line in &log[log.len().saturating_sub(40)..] {
             println!("{line}");
         }
         panic!("a host is not well and has not brought everything into the books");
