@@ -2,19 +2,22 @@
 //! through without a cut: before the request, in the middle of it, and after it, with the reply lost. Each time the
 //! caller is answered, asks again by the same id, and the books have it once.
 
+mod disk;
 mod tripwire;
 
 use serde_json::{Value, json};
 use tollgate::gate::StoreFailure;
 
+use self::disk::FrailDisk;
 use self::tripwire::{Cut, Tripwire};
 use crate::harness::{Database, Host, NOON, Setup, instant, until};
 use crate::outages::switch::{Switch, Wire};
 
-/// A host whose connections can be cut, and whose database can be switched off.
+/// A host whose connections can be cut, whose database can be switched off, and whose disk fails when it is told to.
 struct Frail {
     host: Host,
     database: Database,
+    disk: FrailDisk,
     tripwire: Tripwire,
     switch: Switch,
 }
@@ -25,10 +28,16 @@ impl Frail {
         let tripwire = Tripwire::new(database.options().get_socket().expect("a socket"), counts_expiry);
         let switch = Switch::new(tripwire.folder());
         let through = Some(database.options().socket(switch.folder()));
-        let host =
-            Setup { database: Some(database.clone()), through, store_failure: StoreFailure::Open, ..Setup::default() };
+        let disk = FrailDisk::default();
+        let host = Setup {
+            database: Some(database.clone()),
+            through,
+            store_failure: StoreFailure::Open,
+            disk: Box::new(disk.clone()),
+            ..Setup::default()
+        };
         let host = host.start().await;
-        Self { host, database, tripwire, switch }
+        Self { host, database, disk, tripwire, switch }
     }
 
     async fn is_degraded(&self, degraded: bool) {
@@ -42,6 +51,10 @@ impl Frail {
     async fn forgets_its_connections(&self) {
         self.switch.now(Wire::Refuses);
         self.is_degraded(true).await;
+        self.is_back().await;
+    }
+
+    async fn is_back(&self) {
         self.switch.now(Wire::Forwards);
         self.is_degraded(false).await;
     }
@@ -225,38 +238,47 @@ async fn what_expires_is_given_back_once_wherever_its_connection_is_cut() {
     assert!(cuts.0 > 0 && cuts.1 > 0 && cuts.2 > 0);
 }
 
+/// The store is down, and here is one of everything that is kept then.
+async fn an_outage(frail: &Frail, tenant: &str) -> [(String, Value); 5] {
+    frail.database.quota(&format!("tenant {tenant} llm lifetime"), "100", "0").await;
+    let mut ids = Vec::new();
+    for request in ["settled", "released", "extended"] {
+        ids.push(frail.reserve(tenant, request).await);
+    }
+    frail.switch.now(Wire::Refuses);
+    frail.is_degraded(true).await;
+    [
+        Operation::Reserve.request(tenant, ""),
+        Operation::Settle.request(tenant, &ids[0]),
+        Operation::Release.request(tenant, &ids[1]),
+        Operation::Extend.request(tenant, &ids[2]),
+        Operation::Cost.request(tenant, ""),
+    ]
+}
+
+/// Everything is in the books, once.
+async fn is_in_the_books(frail: &Frail, tenant: &str, everything: &[(String, Value)], what: &str) {
+    let expected = "5.50 + 4.00 of 5; rows 5.50 + 4.00 of 5";
+    assert_eq!(frail.books(tenant).await, expected, "{what}");
+    for (path, body) in everything {
+        let again = frail.send(path, body).await;
+        assert!(path.ends_with("/extend") || again["duplicate"] == true, "{what}: {path}: {again}");
+    }
+    assert_eq!(frail.books(tenant).await, expected, "{what}, asked again");
+}
+
 /// One of everything in the spool, and then the store is back, and its connection breaks in the middle of it. Tells
 /// whether it did.
 async fn replay_cut(frail: &Frail, cut: Cut, nth: usize) -> bool {
     let (tenant, what) = (format!("t-{nth}"), format!("replay, {cut:?} {nth}"));
-    frail.database.quota(&format!("tenant {tenant} llm lifetime"), "100", "0").await;
-    let mut ids = Vec::new();
-    for request in ["settled", "released", "extended"] {
-        ids.push(frail.reserve(&tenant, request).await);
-    }
-    frail.switch.now(Wire::Refuses);
-    frail.is_degraded(true).await;
-    let everything = [
-        Operation::Reserve.request(&tenant, ""),
-        Operation::Settle.request(&tenant, &ids[0]),
-        Operation::Release.request(&tenant, &ids[1]),
-        Operation::Extend.request(&tenant, &ids[2]),
-        Operation::Cost.request(&tenant, ""),
-    ];
+    let everything = an_outage(frail, &tenant).await;
     for (path, body) in &everything {
         assert_eq!(frail.send(path, body).await["degraded"], true, "{what}: {path}");
     }
     frail.tripwire.arm(cut, nth);
-    frail.switch.now(Wire::Forwards);
-    frail.is_degraded(false).await;
+    frail.is_back().await;
     let is_cut = frail.tripwire.disarm();
-    let expected = "5.50 + 4.00 of 5; rows 5.50 + 4.00 of 5";
-    assert_eq!(frail.books(&tenant).await, expected, "{what}");
-    for (path, body) in &everything {
-        let again = frail.send(path, body).await;
-        assert!(path.ends_with("/extend") || again["duplicate"] == true, "{what}: {path}: {again}");
-    }
-    assert_eq!(frail.books(&tenant).await, expected, "{what}, asked again");
+    is_in_the_books(frail, &tenant, &everything, &what).await;
     is_cut
 }
 

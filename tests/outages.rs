@@ -1,6 +1,7 @@
 //! While the store cannot be reached the gate answers as its mode says; afterwards every cost is in the books once.
 
 pub mod switch;
+mod table;
 
 use serde_json::{Value, json};
 use sqlx::ConnectOptions as _;

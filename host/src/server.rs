@@ -90,6 +90,7 @@ pub async fn serve(
     }
     let worker = worker::run(app.gate.clone(), app.store.clone(), app.clock.clone(), keep_days, stopped.clone());
     let worker = tokio::spawn(worker);
+    let waiting = tokio::spawn(worker::try_waiting(app.gate.clone(), stopped.clone()));
     let alerts = worker::alerts::run(app.store.clone(), app.clock.clone(), alerting, stopped.clone());
     let alerts = tokio::spawn(alerts);
     let signal = async move {
@@ -119,6 +120,9 @@ pub async fn serve(
     let last = async {
         if let Err(panic) = worker.await {
             tracing::error!(reason = %panic, "The worker ended early");
+        }
+        if let Err(panic) = waiting.await {
+            tracing::error!(reason = %panic, "The worker of what waits ended early");
         }
         if let Err(panic) = alerts.await {
             tracing::error!(reason = %panic, "The worker of alerts ended early");

@@ -44,9 +44,6 @@ pub async fn run(
         if store.health().is_down() {
             continue;
         }
-        if let Err(error) = gate.try_waiting().await {
-            tracing::warn!(reason = %error, "What waits for promised reservations is not in the books");
-        }
         if let Err(error) = expire(&gate).await {
             tracing::warn!(reason = %error, "Expired reservations not given back");
         }
@@ -60,6 +57,22 @@ pub async fn run(
         }
         if let Err(error) = store.guard(retention.tick(&store, clock.now())).await {
             tracing::warn!(reason = %error, "Days of the decision log not made or dropped; tried again later");
+        }
+    }
+}
+
+/// Brings into the books what waits for reservations that another host has promised, as soon as they are there. Beside
+/// [`run`], in which a statement may wait for the lock of another tenant's quota.
+pub async fn try_waiting(gate: Arc<Gate>, mut stopped: watch::Receiver<bool>) {
+    let mut ticks = tokio::time::interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+        }
+        if let Err(error) = gate.try_waiting().await {
+            tracing::warn!(reason = %error, "What waits for promised reservations is not in the books");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the fault suite has seen, as JSON and as a page.
+//! What the fault suite has seen, as JSON, and the page that is written from it.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -6,7 +6,9 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
+
+use crate::harness::guests::repository;
 
 /// One fault, from its mending on.
 pub struct Run {
@@ -38,79 +40,87 @@ impl Report {
         self.invariants.iter().filter(|(_, violations)| *violations > 0).collect()
     }
 
-    /// By fault: how often, the slowest recovery, and the 99th percentile of answers without a store, in milliseconds.
-    fn by_fault(&self) -> BTreeMap<&'static str, (usize, u128, Option<u64>)> {
-        let mut faults: BTreeMap<&'static str, (usize, Duration, Vec<u64>)> = BTreeMap::new();
+    fn by_fault(&self) -> Vec<Value> {
+        let mut faults: BTreeMap<&'static str, (Vec<u128>, Vec<u64>)> = BTreeMap::new();
         for run in &self.runs {
-            let (count, worst, micros) = faults.entry(run.fault).or_default();
-            *count += 1;
-            *worst = (*worst).max(run.recovered_in);
+            let (recoveries, micros) = faults.entry(run.fault).or_default();
+            recoveries.push(run.recovered_in.as_millis());
             micros.extend(&run.degraded_micros);
         }
-        let figures = |(count, worst, mut micros): (usize, Duration, Vec<u64>)| {
+        let seen = |(fault, (mut recoveries, mut micros)): (&str, (Vec<u128>, Vec<u64>))| {
+            recoveries.sort_unstable();
             micros.sort_unstable();
-            let p99 = micros.get(micros.len() * 99 / 100).or(micros.last()).map(|micros| micros / 1000);
-            (count, worst.as_millis(), p99)
+            let at = |percent: usize| micros.get(micros.len() * percent / 100).map(|micros| micros / 1000);
+            json!({
+                "fault": fault, "runs": recoveries.len(),
+                "medianRecoveryMs": recoveries[recoveries.len() / 2], "worstRecoveryMs": recoveries.last(),
+                "degraded": micros.len(), "degradedP50Ms": at(50), "degradedP99Ms": at(99),
+            })
         };
-        faults.into_iter().map(|(fault, seen)| (fault, figures(seen))).collect()
+        faults.into_iter().map(seen).collect()
+    }
+
+    fn json(&self) -> Value {
+        let pairs = |pairs: &[(String, usize)]| -> Vec<Value> {
+            pairs.iter().map(|(what, count)| json!({ "what": what, "count": count })).collect()
+        };
+        json!({
+            "seed": self.seed, "seconds": self.seconds, "runs": self.runs.len(), "faults": self.by_fault(),
+            "violations": pairs(&self.invariants), "books": pairs(&self.counts),
+        })
     }
 
     pub fn write(&self, folder: &Path) {
-        let faults: Vec<_> = self
-            .by_fault()
-            .into_iter()
-            .map(|(fault, (runs, worst, p99))| {
-                json!({ "fault": fault, "runs": runs, "worstRecoveryMs": worst, "degradedP99Ms": p99 })
-            })
-            .collect();
-        let json = json!({
-            "seed": self.seed, "seconds": self.seconds, "faults": faults,
-            "invariants": self.invariants.iter().map(|(what, violations)| json!({ "invariant": what, "violations": violations })).collect::<Vec<_>>(),
-            "books": self.counts.iter().map(|(what, count)| json!({ "what": what, "count": count })).collect::<Vec<_>>(),
-        });
+        let json = self.json();
         fs::create_dir_all(folder).expect("a folder");
-        fs::write(folder.join("faults.json"), format!("{json:#}\n")).expect("a file");
-        fs::write(folder.join("RELIABILITY.md"), self.page()).expect("a file");
+        fs::write(folder.join("report.json"), format!("{json:#}\n")).expect("a file");
+        fs::write(folder.join("RELIABILITY.md"), page(&json)).expect("a file");
     }
+}
 
-    fn page(&self) -> String {
-        let mut page = format!(
-            "# Reliability\n\nWritten by `tests/faults.rs` (`TOLLGATE_FAULTS_REPORT=. TOLLGATE_FAULTS_SECONDS={} cargo test --test tollgate faults`): \
-             two hosts on one database, eight applications that repeat what was not answered and remember what was, and \
-             faults one after the other, with the applications going on through all of them. Seed {}, {} s, {} faults.\n\n\
-             ## What broke\n\nRecovery is the time from the end of the fault until both hosts answer from the store again \
-             and everything that was kept is in the books. The last column is the 99th percentile of answers that were \
-             given without the store, those included that found out.\n\n\
-             | fault | runs | worst recovery, ms | p99 without the store, ms |\n|---|---|---|---|\n",
-            self.seconds,
-            self.seed,
-            self.seconds,
-            self.runs.len(),
+/// `RELIABILITY.md`, of a run's JSON.
+fn page(run: &Value) -> String {
+    let list = |name: &str| run[name].as_array().cloned().unwrap_or_default();
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let or_none = |value: &Value| if value.is_null() { "–".to_owned() } else { value.to_string() };
+    let (seconds, seed, runs) = (&run["seconds"], &run["seed"], &run["runs"]);
+    let mut page = include_str!("page/head.md")
+        .replace("{seconds}", &seconds.to_string())
+        .replace("{seed}", &seed.to_string())
+        .replace("{runs}", &runs.to_string());
+    for fault in list("faults") {
+        let _ = writeln!(
+            page,
+            "| {} | {} | {} | {} | {} | {} |",
+            text(&fault["fault"]),
+            fault["runs"],
+            fault["medianRecoveryMs"],
+            fault["worstRecoveryMs"],
+            or_none(&fault["degradedP50Ms"]),
+            or_none(&fault["degradedP99Ms"]),
         );
-        for (fault, (runs, worst, p99)) in self.by_fault() {
-            let p99 = p99.map_or_else(|| "–".to_owned(), |p99| p99.to_string());
-            let _ = writeln!(page, "| {fault} | {runs} | {worst} | {p99} |");
-        }
-        page.push_str("\n## What held\n\n| after all of it | violations |\n|---|---|\n");
-        for (invariant, violations) in &self.invariants {
-            let _ = writeln!(page, "| {invariant} | {violations} |");
-        }
-        page.push_str("\n| in the books | |\n|---|---|\n");
-        for (what, count) in &self.counts {
-            let _ = writeln!(page, "| {what} | {count} |");
-        }
-        page.push_str(
-            "\n## What is not promised\n\n\
-             - A standby that is promoted without commits that the old primary had acknowledged (asynchronous replication) \
-             has lost them, and nobody can tell. Use synchronous replication where that matters.\n\
-             - The spool is on one disk. With the disk, what it holds is gone: it is for outages of the store, not of both.\n\
-             - While the store cannot be reached, `open` allows whatever is asked, and `bounded` up to its bound on every \
-             host. The books are right afterwards, and can be over their limits; the log says which.\n\
-             - A reply that was lost after its reservation was committed can leave that reservation held until it expires.\n\
-             - A settle or release that comes to another host, for a reservation whose reply from the store was lost, is \
-             answered 404 until its host has brought it into the books; repeat it.\n\
-             - Allowed checks and the last decisions of a host that is killed are not in the decision log. Money is.\n",
-        );
-        page
     }
+    page.push_str("\n## What held\n\n| after all of it | violations |\n|---|---|\n");
+    for pair in list("violations") {
+        let _ = writeln!(page, "| {} | {} |", text(&pair["what"]), pair["count"]);
+    }
+    page.push_str("\n| in the books | |\n|---|---|\n");
+    for pair in list("books") {
+        let _ = writeln!(page, "| {} | {} |", text(&pair["what"]), pair["count"]);
+    }
+    page.push('\n');
+    page.push_str(include_str!("page/tail.md"));
+    page
+}
+
+#[test]
+fn the_page_is_that_of_the_run_whose_json_is_beside_the_suite() {
+    let run = fs::read_to_string(repository().join("tests/faults/report.json")).expect("a run's JSON");
+    let written = page(&serde_json::from_str(&run).expect("JSON"));
+    let place = repository().join("RELIABILITY.md");
+    if std::env::var_os("UPDATE_RELIABILITY").is_some() {
+        fs::write(&place, &written).expect("the page");
+    }
+    let page = fs::read_to_string(&place).expect("the page");
+    assert!(page == written, "RELIABILITY.md is another run's: UPDATE_RELIABILITY=1 cargo test the_page_is_that");
 }

@@ -83,7 +83,7 @@ impl Workload {
     }
 
     /// Every caller gets the answer that it waits for, and calls no more.
-    pub async fn stop(mut self) -> Answered {
+    pub async fn stop(&mut self) -> Answered {
         self.shared.enough.store(true, Ordering::SeqCst);
         while let Some(caller) = self.callers.join_next().await {
             caller.expect("no panic");

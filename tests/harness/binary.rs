@@ -1,4 +1,5 @@
-//! The real binary, in a process of its own, with the machine's clock.
+//! The real binary, in a process of its own, with the machine's clock: the one that was built for the tests, or
+//! `TOLLGATE_BIN`.
 
 use std::io::{BufRead as _, BufReader, Read};
 use std::process::{Child, Command, Output, Stdio};
@@ -16,7 +17,8 @@ use super::{Answer, Scratch, shows_no_secret};
 const PATIENCE: Duration = Duration::from_mins(1);
 
 fn command(home: &Scratch, arguments: &[&str], environment: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
+    let program = std::env::var_os("TOLLGATE_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_tollgate").into());
+    let mut command = Command::new(program);
     command.args(arguments).current_dir(home.path()).env_clear().env("NO_COLOR", "1");
     command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).envs(SECRETS).envs(environment.iter().copied());
     command

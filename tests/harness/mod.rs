@@ -23,7 +23,7 @@ use tollgate::config::Listen;
 use tollgate::gate::{Enforcement, Gate, Outages, StoreFailure};
 use tollgate::policy::Folder;
 use tollgate::server::{self, Listener};
-use tollgate::spool::Spool;
+use tollgate::spool::{Disk, Local, Spool};
 use tollgate::store::Store;
 use tollgate::worker::alerts::Alerting;
 
@@ -64,11 +64,11 @@ pub fn instant(text: &str) -> DateTime<Utc> {
 
 /// With a spool of its own, in a folder that goes with the test.
 pub fn outages(mode: StoreFailure) -> Outages {
-    outages_in(&Scratch::new(), mode)
+    outages_in(&Scratch::new(), Box::new(Local), mode)
 }
 
-fn outages_in(folder: &Scratch, mode: StoreFailure) -> Outages {
-    Outages::new(mode, Spool::open(folder.path(), 1 << 20).expect("a spool").0)
+fn outages_in(folder: &Scratch, disk: Box<dyn Disk>, mode: StoreFailure) -> Outages {
+    Outages::new(mode, Spool::open_on(disk, folder.path(), 1 << 20).expect("a spool").0)
 }
 
 /// `acme-corp` asks for so much of `llm`.
@@ -94,6 +94,8 @@ pub struct Setup {
     /// A new one where none is given.
     pub database: Option<Database>,
     pub store_failure: StoreFailure,
+    /// What its spool is written to.
+    pub disk: Box<dyn Disk>,
     /// How long decisions are kept.
     pub keep_days: Option<u32>,
     /// Another way to the database than the direct one.
@@ -112,6 +114,7 @@ impl Default for Setup {
             extras: Extras::default(),
             database: None,
             store_failure: StoreFailure::Open,
+            disk: Box::new(Local),
             keep_days: Some(30),
             through: None,
         }
@@ -145,7 +148,7 @@ impl Setup {
             self.policies.clone(),
             self.enforcement,
             self.clock.clone(),
-            outages_in(&spool, self.store_failure),
+            outages_in(&spool, self.disk, self.store_failure),
         );
         let app = App { gate, store, policies: self.policies, clock: self.clock.clone(), access: self.access };
         let (stop, stopped) = oneshot::channel::<()>();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// After so long something has gone wrong for good.
-pub const PATIENCE: Duration = Duration::from_secs(40);
+pub const PATIENCE: Duration = Duration::from_mins(2);
 
 pub async fn until<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut() -> F) {
     let looking = async {

@@ -11,6 +11,7 @@ use chrono::TimeDelta;
 use super::entry::{Entry, Step};
 use super::{GateError, World};
 use crate::money::Money;
+use crate::spool::Mark;
 use crate::store::ledger::Posted;
 use crate::store::reservations::End;
 use crate::store::{Link, StoreError};
@@ -58,14 +59,14 @@ impl World {
         let store = |error| GateError::Store(Arc::new(error));
         let disk = |error: std::io::Error| GateError::Spool(error.to_string());
         let mut link = self.store.link_in_outage();
-        let mut done = 0;
+        let mut done = Mark::default();
         for round in 0_u32.. {
             // Each round has only what came during the one before; the last ones must not be overtaken.
             if round > 0 {
                 self.outages.spool.hold().await.map_err(disk)?;
             }
-            let records = self.outages.spool.read(done).await.map_err(disk)?;
-            done += records.len();
+            let records;
+            (records, done) = self.outages.spool.read(done).await.map_err(disk)?;
             if round > 0 && records.is_empty() {
                 let (health, waiting) = (self.store.health().clone(), report.waiting.clone());
                 if self.outages.spool.finish(done, waiting, move || health.is_back()).await.map_err(disk)? {
@@ -82,14 +83,14 @@ impl World {
     /// Tries what waits for reservations that another host has promised and not yet brought into the books.
     pub(super) async fn try_waiting(&self) -> Result<(), GateError> {
         let disk = |error: std::io::Error| GateError::Spool(error.to_string());
-        let records = self.outages.spool.read(0).await.map_err(disk)?;
+        let (records, mark) = self.outages.spool.read(Mark::default()).await.map_err(disk)?;
         let (count, mut report, mut link) = (records.len(), Report::default(), self.store.link());
         for step in self.steps(records, &mut report).await? {
             let done = self.carry_out(&mut link, step, &mut report).await;
             done.map_err(|error| GateError::Store(Arc::new(error)))?;
         }
         if report.waiting.len() < count {
-            self.outages.spool.replace(count, report.waiting).await.map_err(disk)?;
+            self.outages.spool.replace(mark, report.waiting).await.map_err(disk)?;
         }
         Ok(())
     }

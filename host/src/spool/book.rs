@@ -1,21 +1,22 @@
 //! The file of a spool, as its one thread knows it.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 
-use super::frame::{Scan, framed, scan};
-use super::{Append, Found, Job, QUEUE, Size, SpoolError};
+use super::disk::Disk;
+use super::frame::{framed, scan};
+use super::{Append, Found, Job, Mark, QUEUE, Size, SpoolError};
 
 /// Files that hosts with one data directory use side by side.
 const MOST_FILES: u32 = 64;
 
 /// The file if nobody else has it.
-pub(super) fn lock(path: PathBuf) -> io::Result<Option<(PathBuf, File)>> {
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
+pub(super) fn lock(disk: &mut dyn Disk, path: PathBuf) -> io::Result<Option<(PathBuf, File)>> {
+    let file = disk.open(&path, OpenOptions::new().read(true).write(true).create(true).truncate(false))?;
     match file.try_lock() {
         Ok(()) => Ok(Some((path, file))),
         Err(TryLockError::WouldBlock) => Ok(None),
@@ -24,13 +25,13 @@ pub(super) fn lock(path: PathBuf) -> io::Result<Option<(PathBuf, File)>> {
 }
 
 /// Files of hosts that are gone.
-fn others(dir: &Path, own: &Path) -> io::Result<Vec<File>> {
+fn others(disk: &mut dyn Disk, dir: &Path, own: &Path) -> io::Result<Vec<File>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         if path != own
             && path.extension().is_some_and(|extension| extension == "spool")
-            && let Some((_, file)) = lock(path)?
+            && let Some((_, file)) = lock(disk, path)?
         {
             files.push(file);
         }
@@ -40,12 +41,17 @@ fn others(dir: &Path, own: &Path) -> io::Result<Vec<File>> {
 
 /// What the thread owns.
 pub(super) struct Book {
+    disk: Box<dyn Disk>,
     file: File,
     path: PathBuf,
     most_bytes: u64,
     /// Of what is whole and on the disk.
     length: u64,
     records: usize,
+    /// How often records were taken out.
+    era: u64,
+    /// Behind `length` there is what was never finished.
+    is_torn: bool,
     accepts: bool,
     /// Records that wait, while they do.
     held: Option<Vec<Append>>,
@@ -55,21 +61,32 @@ pub(super) struct Book {
 
 impl Book {
     /// The first file of `dir` that nobody has, with what hosts that are gone have left in the others.
-    pub(super) fn open(dir: &Path, most_bytes: u64) -> io::Result<(Self, Found)> {
+    pub(super) fn open(mut disk: Box<dyn Disk>, dir: &Path, most_bytes: u64) -> io::Result<(Self, Found)> {
         fs::create_dir_all(dir)?;
         let (path, file) = (1..=MOST_FILES)
-            .find_map(|n| lock(dir.join(format!("{n}.spool"))).transpose())
+            .find_map(|n| lock(disk.as_mut(), dir.join(format!("{n}.spool"))).transpose())
             .ok_or_else(|| io::Error::other("every file of it is in use"))??;
-        let mut book =
-            Self { file, path, most_bytes, length: 0, records: 0, accepts: true, held: None, size: Arc::default() };
+        let mut book = Self {
+            disk,
+            file,
+            path,
+            most_bytes,
+            length: 0,
+            records: 0,
+            era: 0,
+            is_torn: false,
+            accepts: true,
+            held: None,
+            size: Arc::default(),
+        };
         let mut found = book.recover()?;
-        for other in others(dir, &book.path)? {
-            found.damaged += book.take_over(other)?;
+        for other in others(book.disk.as_mut(), dir, &book.path)? {
+            found.damaged += book.take_over(&other)?;
         }
         found.records = book.records;
         book.tell();
         // A new file is on the disk when its folder is.
-        File::open(dir)?.sync_all()?;
+        book.disk.sync_folder(dir)?;
         Ok((book, found))
     }
 
@@ -83,17 +100,17 @@ impl Book {
 
     /// Reads what is there, puts what is damaged aside, and cuts off what was never finished.
     fn recover(&mut self) -> io::Result<Found> {
-        let found = read_all(&mut self.file)?;
+        let found = scan(&self.disk.read(&self.file, u64::MAX)?);
         if found.damaged.is_empty() {
             self.length = found.end;
-            self.file.set_len(found.end)?;
+            self.disk.cut(&self.file, found.end)?;
         } else {
             for bytes in &found.damaged {
                 self.aside("damaged", bytes)?;
             }
             self.rewrite(&found.records)?;
         }
-        self.file.sync_all()?;
+        self.disk.sync(&self.file)?;
         self.records = found.records.len();
         Ok(Found { records: self.records, damaged: found.damaged.len(), torn: found.torn })
     }
@@ -102,27 +119,28 @@ impl Book {
     fn rewrite(&mut self, records: &[Vec<u8>]) -> io::Result<()> {
         let whole: Vec<u8> = records.iter().flat_map(|record| framed(record)).collect();
         let next = self.path.with_extension("next");
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&next)?;
-        file.write_all(&whole)?;
-        file.sync_all()?;
+        let file = self.disk.open(&next, OpenOptions::new().read(true).write(true).create(true).truncate(true))?;
+        self.disk.write(&file, 0, &whole)?;
+        self.disk.sync(&file)?;
         file.lock()?;
-        fs::rename(&next, &self.path)?;
+        self.disk.rename(&next, &self.path)?;
         self.file = file;
         self.length = whole.len() as u64;
+        self.is_torn = false;
         Ok(())
     }
 
     /// Takes over the records of a host that is gone; tells how many were damaged.
-    fn take_over(&mut self, mut other: File) -> io::Result<usize> {
-        let found = read_all(&mut other)?;
+    fn take_over(&mut self, other: &File) -> io::Result<usize> {
+        let found = scan(&self.disk.read(other, u64::MAX)?);
         for bytes in &found.damaged {
             self.aside("damaged", bytes)?;
         }
         let whole: Vec<u8> = found.records.iter().flat_map(|record| framed(record)).collect();
         self.write(&whole, found.records.len())?;
         // Only now: what is there twice is carried out once.
-        other.set_len(0)?;
-        other.sync_all()?;
+        self.disk.cut(other, 0)?;
+        self.disk.sync(other)?;
         Ok(found.damaged.len())
     }
 
@@ -137,18 +155,17 @@ impl Book {
                         self.append_all(appends);
                         next = other;
                     }
-                    Job::Read(skip, done) => {
-                        let read = read_all(&mut self.file);
-                        let _ = done.send(read.map(|found| found.records.into_iter().skip(skip).collect()));
+                    Job::Read(mark, done) => {
+                        let _ = done.send(self.read(mark));
                     }
                     Job::SetAside(record, done) => {
                         let _ = done.send(self.aside("rejected", &record));
                     }
-                    Job::Replace(records, waiting, done) => {
-                        let _ = done.send(self.replace(records, &waiting));
+                    Job::Replace(mark, waiting, done) => {
+                        let _ = done.send(self.replace(mark, &waiting));
                     }
-                    Job::Finish(records, waiting, then, done) => {
-                        let _ = done.send(self.finish(records, &waiting, then));
+                    Job::Finish(mark, waiting, then, done) => {
+                        let _ = done.send(self.finish(mark, &waiting, then));
                     }
                     Job::Accept => {
                         self.accepts = true;
@@ -158,6 +175,21 @@ impl Book {
                     Job::Hold => drop(self.held.get_or_insert_default()),
                 }
             }
+        }
+    }
+
+    fn read(&mut self, mark: Mark) -> io::Result<(Vec<Vec<u8>>, Mark)> {
+        self.is_good(mark)?;
+        // Not what is behind `length`: nobody was told that it was kept.
+        let records = scan(&self.disk.read(&self.file, self.length)?).records;
+        let end = Mark { records: records.len(), era: Some(self.era) };
+        Ok((records.into_iter().skip(mark.records).collect(), end))
+    }
+
+    fn is_good(&self, mark: Mark) -> io::Result<()> {
+        match mark.era {
+            Some(era) if era != self.era => Err(io::Error::other("records were taken out of the spool meanwhile")),
+            _ => Ok(()),
         }
     }
 
@@ -198,14 +230,12 @@ impl Book {
         if bytes.is_empty() {
             return Ok(());
         }
-        let written = self
-            .file
-            .seek(SeekFrom::Start(self.length))
-            .and_then(|_| self.file.write_all(bytes))
-            .and_then(|()| self.file.sync_data());
+        self.cut_off()?;
+        let written = self.disk.write(&self.file, self.length, bytes).and_then(|()| self.disk.sync(&self.file));
         if let Err(error) = written {
-            // Half a record would hide those behind it.
-            self.file.set_len(self.length)?;
+            // Half a record would hide those behind it: it is cut off now, or before the next one.
+            self.is_torn = true;
+            let _ = self.cut_off();
             return Err(error);
         }
         self.length += bytes.len() as u64;
@@ -214,24 +244,37 @@ impl Book {
         Ok(())
     }
 
-    fn replace(&mut self, records: usize, waiting: &[Vec<u8>]) -> io::Result<bool> {
-        if self.records != records {
+    fn cut_off(&mut self) -> io::Result<()> {
+        if self.is_torn {
+            self.disk.cut(&self.file, self.length)?;
+            self.is_torn = false;
+        }
+        Ok(())
+    }
+
+    fn replace(&mut self, mark: Mark, waiting: &[Vec<u8>]) -> io::Result<bool> {
+        self.is_good(mark)?;
+        if self.records != mark.records {
             return Ok(false);
         }
         if waiting.is_empty() {
-            self.file.set_len(0)?;
-            self.file.sync_data()?;
-            self.length = 0;
+            self.disk.cut(&self.file, 0)?;
+            // Whatever becomes of the sync: from here on this is what the file holds.
+            (self.length, self.records, self.is_torn) = (0, 0, false);
+            self.era += 1;
+            self.tell();
+            self.disk.sync(&self.file)?;
         } else {
             self.rewrite(waiting)?;
+            self.records = waiting.len();
+            self.era += 1;
+            self.tell();
         }
-        self.records = waiting.len();
-        self.tell();
         Ok(true)
     }
 
-    fn finish(&mut self, records: usize, waiting: &[Vec<u8>], then: Box<dyn FnOnce() + Send>) -> io::Result<bool> {
-        if !self.replace(records, waiting)? {
+    fn finish(&mut self, mark: Mark, waiting: &[Vec<u8>], then: Box<dyn FnOnce() + Send>) -> io::Result<bool> {
+        if !self.replace(mark, waiting)? {
             return Ok(false);
         }
         self.accepts = false;
@@ -243,11 +286,17 @@ impl Book {
     }
 
     /// Adds to the file that keeps what cannot be carried out.
-    fn aside(&self, what: &str, bytes: &[u8]) -> io::Result<()> {
-        let mut file = OpenOptions::new().append(true).create(true).open(self.path.with_extension(what))?;
-        file.write_all(bytes)?;
-        file.write_all(b"\n")?;
-        file.sync_data()
+    fn aside(&mut self, what: &str, bytes: &[u8]) -> io::Result<()> {
+        let path = self.path.with_extension(what);
+        let file = self.disk.open(&path, OpenOptions::new().write(true).create(true).truncate(false))?;
+        let end = file.metadata()?.len();
+        let written = self.disk.write(&file, end, &[bytes, b"\n"].concat()).and_then(|()| self.disk.sync(&file));
+        if written.is_err() {
+            // It is asked again, and then once is enough.
+            let _ = self.disk.cut(&file, end);
+        }
+        written?;
+        self.disk.sync_folder(path.parent().unwrap_or(&path))
     }
 
     fn tell(&self) {
@@ -267,11 +316,4 @@ fn those_that_wait_behind(first: Append, arrivals: &Receiver<Job>) -> (Vec<Appen
         }
     }
     (appends, None)
-}
-
-fn read_all(file: &mut File) -> io::Result<Scan> {
-    let mut bytes = Vec::new();
-    file.seek(SeekFrom::Start(0))?;
-    file.read_to_end(&mut bytes)?;
-    Ok(scan(&bytes))
 }

@@ -5,6 +5,7 @@
 //! who knows that it may have been carried out before.
 
 mod book;
+mod disk;
 mod frame;
 
 use std::io;
@@ -16,6 +17,7 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use tokio::sync::oneshot;
 
 use self::book::Book;
+pub use self::disk::{Disk, Local};
 
 /// Records that wait for the disk; more are refused.
 const QUEUE: usize = 4_096;
@@ -41,14 +43,23 @@ type Done<T> = oneshot::Sender<T>;
 
 enum Job {
     Append(Append),
-    Read(usize, Done<io::Result<Vec<Vec<u8>>>>),
+    Read(Mark, Done<io::Result<(Vec<Vec<u8>>, Mark)>>),
     SetAside(Vec<u8>, Done<io::Result<()>>),
-    /// Replaces all records, if there are so many, by those that have to wait.
-    Replace(usize, Vec<Vec<u8>>, Done<io::Result<bool>>),
+    /// Replaces all records, if none has come since, by those that have to wait.
+    Replace(Mark, Vec<Vec<u8>>, Done<io::Result<bool>>),
     /// The same, and stops taking records.
-    Finish(usize, Vec<Vec<u8>>, Box<dyn FnOnce() + Send>, Done<io::Result<bool>>),
+    Finish(Mark, Vec<Vec<u8>>, Box<dyn FnOnce() + Send>, Done<io::Result<bool>>),
     Accept,
     Hold,
+}
+
+/// How far somebody has read; the default is the start. It is good for as long as nobody else takes records out: what is
+/// behind it then is something else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    records: usize,
+    /// How often records had been taken out.
+    era: Option<u64>,
 }
 
 struct Append {
@@ -90,7 +101,15 @@ impl Spool {
     /// # Errors
     /// The directory cannot be written.
     pub fn open(dir: &Path, most_bytes: u64) -> io::Result<(Self, Found)> {
-        let (book, found) = Book::open(dir, most_bytes)?;
+        Self::open_on(Box::new(Local), dir, most_bytes)
+    }
+
+    /// As [`Spool::open`], on a disk of the caller's.
+    ///
+    /// # Errors
+    /// The directory cannot be written.
+    pub fn open_on(disk: Box<dyn Disk>, dir: &Path, most_bytes: u64) -> io::Result<(Self, Found)> {
+        let (book, found) = Book::open(disk, dir, most_bytes)?;
         let (path, size) = (book.path().to_owned(), book.size());
         let (jobs, arrivals) = sync_channel(QUEUE);
         std::thread::Builder::new().name("spool".into()).spawn(move || book.run(&arrivals))?;
@@ -143,12 +162,12 @@ impl Spool {
         .await
     }
 
-    /// The records after the first `skip`.
+    /// The records behind `mark`, and how far that is.
     ///
     /// # Errors
-    /// The disk.
-    pub async fn read(&self, skip: usize) -> io::Result<Vec<Vec<u8>>> {
-        self.ask(|done| Job::Read(skip, done)).await?
+    /// The disk; or somebody else has taken records out since.
+    pub async fn read(&self, mark: Mark) -> io::Result<(Vec<Vec<u8>>, Mark)> {
+        self.ask(|done| Job::Read(mark, done)).await?
     }
 
     /// Keeps a record that cannot be carried out for its readers, beside the spool.
@@ -159,26 +178,26 @@ impl Spool {
         self.ask(|done| Job::SetAside(record, done)).await?
     }
 
-    /// If there are `records` records, all of them carried out but for those in `waiting`: only these stay, no more are
-    /// taken, and `then` is called before anything else happens. Tells whether it did.
+    /// If there are no records behind `mark`, and those before it are carried out but for those in `waiting`: only these
+    /// stay, no more are taken, and `then` is called before anything else happens. Tells whether it did.
     ///
     /// # Errors
-    /// The disk.
+    /// The disk; or somebody else has taken records out since.
     pub async fn finish(
         &self,
-        records: usize,
+        mark: Mark,
         waiting: Vec<Vec<u8>>,
         then: impl FnOnce() + Send + 'static,
     ) -> io::Result<bool> {
-        self.ask(|done| Job::Finish(records, waiting, Box::new(then), done)).await?
+        self.ask(|done| Job::Finish(mark, waiting, Box::new(then), done)).await?
     }
 
-    /// If there are `records` records: only those in `waiting` stay. Tells whether there were.
+    /// If there are no records behind `mark`: only those in `waiting` stay. Tells whether it was so.
     ///
     /// # Errors
-    /// The disk.
-    pub async fn replace(&self, records: usize, waiting: Vec<Vec<u8>>) -> io::Result<bool> {
-        self.ask(|done| Job::Replace(records, waiting, done)).await?
+    /// The disk; or somebody else has taken records out since.
+    pub async fn replace(&self, mark: Mark, waiting: Vec<Vec<u8>>) -> io::Result<bool> {
+        self.ask(|done| Job::Replace(mark, waiting, done)).await?
     }
 
     /// Bytes on the disk.

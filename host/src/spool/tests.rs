@@ -1,3 +1,5 @@
+mod steps;
+
 use std::fs;
 
 use super::book::lock;
@@ -19,7 +21,7 @@ async fn filled(dir: &Path, records: &[&str]) -> PathBuf {
 }
 
 async fn texts(spool: &Spool) -> Vec<String> {
-    let records = spool.read(0).await.expect("records");
+    let (records, _) = spool.read(Mark::default()).await.expect("records");
     records.into_iter().map(|record| String::from_utf8(record).expect("a text")).collect()
 }
 
@@ -95,8 +97,12 @@ async fn it_is_finished_only_when_everything_was_carried_out() {
     for record in [b"one", b"two"] {
         spool.append(record.to_vec()).await.expect("room");
     }
-    assert!(!spool.finish(1, Vec::new(), || ()).await.expect("no error"));
-    assert!(spool.finish(2, Vec::new(), || ()).await.expect("no error"));
+    let (_, both) = spool.read(Mark::default()).await.expect("records");
+    spool.append(b"three".to_vec()).await.expect("room");
+    assert!(!spool.finish(both, Vec::new(), || ()).await.expect("no error"));
+    let (third, all) = spool.read(both).await.expect("records");
+    assert_eq!(third, [b"three"]);
+    assert!(spool.finish(all, Vec::new(), || ()).await.expect("no error"));
     assert!(matches!(spool.append(b"late".to_vec()).await, Err(SpoolError::NotNeeded)));
     spool.accept();
     spool.append(b"again".to_vec()).await.expect("room");
@@ -114,10 +120,29 @@ async fn two_hosts_of_one_directory_have_a_file_each_and_the_next_takes_over_wha
     let path = second.path().to_owned();
     drop((first, second));
     // The threads let go of their files when their spools are dropped.
-    while lock(path.clone()).expect("a file").is_none() || lock(dir.join("1.spool")).expect("a file").is_none() {
+    while lock(&mut Local, path.clone()).expect("a file").is_none()
+        || lock(&mut Local, dir.join("1.spool")).expect("a file").is_none()
+    {
         std::thread::yield_now();
     }
     let (third, found) = open(&dir);
     assert_eq!((found.records, texts(&third).await), (1, vec!["left".to_owned()]));
+    fs::remove_dir_all(dir).expect("a folder");
+}
+
+#[tokio::test]
+async fn who_has_read_takes_nothing_out_that_came_after_somebody_else_did() {
+    let dir = dir("era");
+    let (spool, _) = open(&dir);
+    spool.append(b"one".to_vec()).await.expect("room");
+    let (_, first) = spool.read(Mark::default()).await.expect("records");
+    let (_, second) = spool.read(Mark::default()).await.expect("records");
+    assert!(spool.finish(second, Vec::new(), || ()).await.expect("no error"));
+    // As many as there were, and others.
+    spool.append_always(b"two".to_vec()).await.expect("room");
+    spool.read(first).await.expect_err("another era");
+    spool.replace(first, Vec::new()).await.expect_err("another era");
+    spool.finish(first, Vec::new(), || ()).await.expect_err("another era");
+    assert_eq!(texts(&spool).await, ["two"]);
     fs::remove_dir_all(dir).expect("a folder");
 }

@@ -39,6 +39,9 @@ use crate::metrics::StoreGauges;
 const SCHEMA: &str = "copilot_internal";
 /// The server ends a statement after 5 s; one that takes longer is not heard any more.
 const STATEMENT_WITHIN: Duration = Duration::from_secs(8);
+/// How long the end of an outage waits for a connection: nobody waits for it meanwhile, and a server to which everybody
+/// connects again at once may take longer than a request can wait.
+const CONNECT_IN_OUTAGE: Duration = Duration::from_secs(4);
 /// How long something waits for one of the pool's connections.
 const ACQUIRE_WITHIN: Duration = Duration::from_secs(2);
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
@@ -245,9 +248,10 @@ impl Link {
         }
         self.connected = Instant::now();
         // Rare and large: not within every future that may connect.
-        let connected = Box::pin(tokio::time::timeout(health::SILENCE, self.options.connect()));
+        let within = if self.health.is_some() { health::SILENCE } else { CONNECT_IN_OUTAGE };
+        let connected = Box::pin(tokio::time::timeout(within, self.options.connect()));
         self.guard(async {
-            let silent = |_| StoreError::Unreachable("no connection within a second".to_owned());
+            let silent = |_| StoreError::Unreachable(format!("no connection within {within:?}"));
             Ok(connected.await.map_err(silent)??)
         })
         .await
