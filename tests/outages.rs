@@ -10,7 +10,7 @@ use tollgate::gate::StoreFailure;
 use tollgate::money::Money;
 
 use self::switch::{Switch, Wire};
-use crate::harness::{Answer, Binary, Database, Host, Scratch, Setup, guests, llm, llm_cost, until};
+use crate::harness::{Answer, Binary, Database, Host, Scratch, Setup, guests, llm, llm_cost, tollgate, until};
 
 const BOOKS: &str =
     "SELECT current_spend_usd::numeric(20,2) || ' + ' || held_usd::numeric(20,2) || ' of ' || admitted_count
@@ -308,6 +308,11 @@ async fn a_host_that_starts_while_its_store_is_down_serves_and_what_a_killed_one
         assert!(metrics.lines().any(|said| said == line), "{line}: {metrics}");
     }
     gate.kill();
+    // The host is gone: its oldest record says when that was.
+    let folder = data.path().to_str().expect("a text");
+    let doctor = tollgate(&["doctor", "--data-dir", folder], &[("DATABASE_URL", &url)]);
+    let findings = String::from_utf8_lossy(&doctor.stdout);
+    assert!(findings.contains("wait for the store, the oldest since 20"), "{findings}");
     let gate = serve(&data, &url, "open");
     let settle = json!({ "tenantId": "acme-corp", "actualCostUsd": 8 });
     let path = format!("/v1/reservations/{}/settle", made.word("/reservationId"));
@@ -321,6 +326,25 @@ async fn a_host_that_starts_while_its_store_is_down_serves_and_what_a_killed_one
     let again = gate.send("POST", &path, settle).await.expect_status(200);
     assert_eq!(again.at("/duplicate"), json!(true));
     assert_eq!(gate.interrupt().code, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_told_how_long_the_oldest_record_has_waited_for_the_store() {
+    let cut = Cut::start(StoreFailure::Open).await;
+    let waited = async |seconds: u32| {
+        let metrics = cut.host.get("/metrics").await.text;
+        let line = format!("tollgate_spool_oldest_seconds {seconds}");
+        assert!(metrics.lines().any(|said| said == line), "{line}: {metrics}");
+    };
+    waited(0).await;
+    cut.off(Wire::Refuses).await;
+    cut.host.at("2026-01-04T12:00:00Z");
+    cut.host.cost(llm_cost("first", "1")).await;
+    cut.host.at("2026-01-04T12:01:30Z");
+    cut.host.cost(llm_cost("second", "1")).await;
+    waited(90).await;
+    cut.on().await;
+    waited(0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

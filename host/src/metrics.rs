@@ -164,17 +164,30 @@ pub struct StoreGauges {
     pub alerts_due: u64,
 }
 
+/// What waits on this host's disk for the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SpoolGauges {
+    /// On the disk.
+    pub bytes: u64,
+    /// How many.
+    pub records: u64,
+    /// How long the oldest has waited.
+    pub oldest_seconds: u64,
+}
+
 /// Everything as Prometheus reads it (text format 0.0.4); `store` is nothing where the store does not answer.
-pub fn text(store: Option<StoreGauges>, spool_bytes: u64, spool_records: u64) -> String {
+pub fn text(store: Option<StoreGauges>, spool: SpoolGauges) -> String {
     let mut text = String::new();
     head(&mut text, "tollgate_build_info", "gauge", "The version that runs; always 1.");
     let _ = writeln!(text, "tollgate_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
     head(&mut text, "tollgate_store_up", "gauge", "Whether the store answers: 1 or 0.");
     let _ = writeln!(text, "tollgate_store_up {}", u8::from(store.is_some()));
     head(&mut text, "tollgate_spool_bytes", "gauge", "What waits on this host's disk for the store.");
-    let _ = writeln!(text, "tollgate_spool_bytes {spool_bytes}");
+    let _ = writeln!(text, "tollgate_spool_bytes {}", spool.bytes);
     head(&mut text, "tollgate_spool_records", "gauge", "Records that wait on this host's disk for the store.");
-    let _ = writeln!(text, "tollgate_spool_records {spool_records}");
+    let _ = writeln!(text, "tollgate_spool_records {}", spool.records);
+    head(&mut text, "tollgate_spool_oldest_seconds", "gauge", "How long the oldest of them has waited; 0 without any.");
+    let _ = writeln!(text, "tollgate_spool_oldest_seconds {}", spool.oldest_seconds);
     if let Some(store) = store {
         head(&mut text, "tollgate_reservations_held", "gauge", "Reservations that hold money, of all hosts.");
         let _ = writeln!(text, "tollgate_reservations_held {}", store.reservations_held);

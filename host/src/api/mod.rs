@@ -29,7 +29,8 @@ use serde_json::json;
 use self::auth::Access;
 use self::error::ApiError;
 use crate::clock::Clock;
-use crate::gate::{Gate, StoreFailure};
+use crate::gate::{Gate, StoreFailure, waiting_since};
+use crate::metrics::SpoolGauges;
 use crate::policy::Folder;
 use crate::store::Store;
 
@@ -105,7 +106,15 @@ async fn metrics(State(app): State<Arc<App>>) -> Response {
     let gauges = tokio::spawn(async move { store.guard(store.gauges()).await });
     let gauges = tokio::time::timeout(STORE_IS_SILENT, gauges).await.ok().and_then(Result::ok).and_then(Result::ok);
     let spool = app.gate.outages().spool();
-    let text = crate::metrics::text(gauges, spool.bytes(), spool.records());
+    let path = spool.path().to_owned();
+    let since = tokio::task::spawn_blocking(move || waiting_since(&path)).await.ok().flatten();
+    let waited = since.map_or(0, |since| (app.clock.now() - since).num_seconds());
+    let spool = SpoolGauges {
+        bytes: spool.bytes(),
+        records: spool.records(),
+        oldest_seconds: u64::try_from(waited).unwrap_or_default(),
+    };
+    let text = crate::metrics::text(gauges, spool);
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 

@@ -1,11 +1,14 @@
 //! What is kept in an outage: records, and the steps that carry them out, several at once where one statement can.
 
+use std::path::Path;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::money::Money;
 use crate::quota::{ResourceType, TenantId, UserId};
+use crate::spool;
 use crate::store::costs::Cost;
 use crate::store::replay::Promised;
 use crate::store::reservations::{End, Ending};
@@ -104,6 +107,17 @@ impl Entry {
             body: cost.body.clone(),
         }
     }
+}
+
+/// Since when the first record of a spool's file has waited for the store; `None` where none does.
+pub fn waiting_since(path: &Path) -> Option<DateTime<Utc>> {
+    let record = spool::oldest(path).ok().flatten()?;
+    Some(match serde_json::from_slice(&record).ok()? {
+        Entry::Reserve { at, .. } | Entry::Settle { at, .. } | Entry::Release { at, .. } | Entry::Extend { at, .. } => {
+            at
+        }
+        Entry::Cost { recorded_at, .. } => recorded_at,
+    })
 }
 
 /// Records that one statement carries out.

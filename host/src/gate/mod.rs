@@ -52,6 +52,7 @@ use crate::policy::{Folder, Generation, PolicyError};
 use crate::quota::{PoolId, ResourceType, TenantId};
 use crate::store::{Store, StoreError};
 
+pub use self::entry::waiting_since;
 pub use self::outage::{Outages, StoreFailure};
 pub use self::reserve::Reserved;
 

@@ -1,5 +1,7 @@
 //! One record in the file: a mark, its length, a checksum, and itself. After a damaged one the next mark goes on.
 
+use std::io::{self, Read as _};
+
 use sha2::{Digest as _, Sha256};
 
 const MARK: [u8; 4] = [0xf5, b'T', b'G', 1];
@@ -32,6 +34,17 @@ pub(super) struct Scan {
     pub(super) torn: bool,
     /// Where the last whole record ends.
     pub(super) end: u64,
+}
+
+/// The first record, if there is a whole one at the start; `None` too where the file is being changed.
+pub(super) fn first(mut file: impl io::Read) -> io::Result<Option<Vec<u8>>> {
+    let mut head = Vec::with_capacity(HEAD);
+    file.by_ref().take(HEAD as u64).read_to_end(&mut head)?;
+    let Some((length, _)) = head.strip_prefix(&MARK).and_then(|rest| rest.split_first_chunk::<4>()) else {
+        return Ok(None);
+    };
+    file.take(u64::from(u32::from_le_bytes(*length))).read_to_end(&mut head)?;
+    Ok(record(&head).map(<[u8]>::to_vec))
 }
 
 /// Reads every whole record.

@@ -231,6 +231,14 @@ impl Spool {
     }
 }
 
+/// The record that has waited for the longest time in a spool's file, whoever has it open.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn oldest(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    frame::first(std::io::BufReader::new(std::fs::File::open(path)?))
+}
+
 fn gone() -> SpoolError {
     SpoolError::Disk(Arc::new(io::Error::other("its thread is gone")))
 }

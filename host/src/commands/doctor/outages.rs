@@ -3,12 +3,23 @@
 use std::fs;
 use std::path::PathBuf;
 
+use chrono::SecondsFormat;
+
 use super::super::shown;
 use super::{Findings, Level};
 use crate::config::Config;
-use crate::gate::StoreFailure;
+use crate::gate::{StoreFailure, waiting_since};
 
 const AREA: &str = "outages";
+
+/// Of the oldest record that waits.
+fn since(files: &[(PathBuf, u64)]) -> String {
+    let spools = files.iter().filter(|(path, _)| path.extension().is_some_and(|found| found == "spool"));
+    let oldest = spools.filter_map(|(path, _)| waiting_since(path)).min();
+    oldest.map_or_else(String::new, |oldest| {
+        format!(", the oldest since {}", oldest.to_rfc3339_opts(SecondsFormat::Secs, true))
+    })
+}
 
 pub(super) fn look(config: &Config, findings: &mut Findings) {
     let mode = match config.store_failure {
@@ -35,7 +46,11 @@ pub(super) fn look(config: &Config, findings: &mut Findings) {
             findings.add(AREA, Level::Ok, "nothing waits for the store on this host's disk");
         }
         waiting => findings
-            .add(AREA, Level::Warning, format!("{waiting} bytes in {} wait for the store", shown(&dir)))
+            .add(
+                AREA,
+                Level::Warning,
+                format!("{waiting} bytes in {} wait for the store{}", shown(&dir), since(&files)),
+            )
             .hint("a gate with this data directory brings them into the books; `GET /readyz` tells when it has"),
     }
     for (extension, what) in [("rejected", "records that cannot be in the books"), ("damaged", "damaged records")] {
