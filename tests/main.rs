@@ -61,6 +61,7 @@ mod retry_after;
 mod routes;
 mod scopes;
 mod sequences;
+mod shelf;
 mod storms;
 mod tenants_life;
 mod thresholds;

@@ -1,6 +1,7 @@
 //! The real binary, in a process of its own, with the machine's clock.
 
 use std::io::{BufRead as _, BufReader, Read};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -18,6 +19,8 @@ const PATIENCE: Duration = Duration::from_mins(1);
 fn command(home: &Scratch, arguments: &[&str], environment: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tollgate"));
     command.args(arguments).current_dir(home.path()).env_clear().env("NO_COLOR", "1");
+    // What the commands cache is there for all tests, and not the user's.
+    command.env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"));
     command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).envs(SECRETS).envs(environment.iter().copied());
     command
 }
