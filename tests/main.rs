@@ -69,3 +69,4 @@ mod tiers;
 mod wasi;
 mod watching;
 mod windows;
+mod writing_policies;
