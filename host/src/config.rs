@@ -154,6 +154,10 @@ pub struct Surroundings {
     pub search_path: OsString,
     /// This program, to be started again as a child.
     pub program: Option<PathBuf>,
+    /// Where this user's programs keep what they can make again.
+    pub cache: Option<PathBuf>,
+    /// The working directory.
+    pub here: Option<PathBuf>,
 }
 
 impl Surroundings {
@@ -161,8 +165,12 @@ impl Surroundings {
     pub fn of_this_process() -> Self {
         // The link stays ours when the file is replaced by another version.
         let link = PathBuf::from("/proc/self/exe");
+        let home = std::env::home_dir();
+        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute());
         Self {
-            home: std::env::home_dir(),
+            cache: cache.or_else(|| home.as_ref().map(|home| home.join(".cache"))).filter(|dir| dir.is_absolute()),
+            here: std::env::current_dir().ok(),
+            home,
             search_path: std::env::var_os("PATH").unwrap_or_default(),
             program: if link.exists() { Some(link) } else { std::env::current_exe().ok() },
         }

@@ -2,6 +2,7 @@
 //! `TOLLGATE_BIN`.
 
 use std::io::{BufRead as _, BufReader, Read};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -20,6 +21,8 @@ fn command(home: &Scratch, arguments: &[&str], environment: &[(&str, &str)]) -> 
     let program = std::env::var_os("TOLLGATE_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_tollgate").into());
     let mut command = Command::new(program);
     command.args(arguments).current_dir(home.path()).env_clear().env("NO_COLOR", "1");
+    // What the commands cache is there for all tests, and not the user's.
+    command.env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"));
     command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).envs(SECRETS).envs(environment.iter().copied());
     command
 }

@@ -5,9 +5,11 @@ mod binary;
 mod cluster;
 pub mod guests;
 mod mail;
+pub mod page;
 mod patience;
 mod receiver;
 mod scratch;
+pub mod tape;
 
 use std::sync::Arc;
 

@@ -5,7 +5,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::source::Source;
+use super::source::{Source, compiler};
 use super::{Failure, shown};
 use crate::cli::ExploreArgs;
 use crate::policy::Engine;
@@ -17,13 +17,13 @@ const SILENT: Duration = Duration::from_secs(1);
 const TOLD_EVERY: u32 = 100;
 
 pub(super) fn run(components: &[PathBuf], args: &ExploreArgs) -> Result<(), Failure> {
-    let engine = Engine::new()?;
+    let (engine, compiler) = (Engine::new()?, compiler());
     // Any number does; the next run should try another.
     let seed = args.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish());
     let mut found = 0;
     for component in components {
         let source = Source::read(component)?;
-        let ready = source.compile(&engine)?;
+        let ready = source.compile(&engine, &compiler)?;
         let known = source.fixtures.as_ref().map(|fixtures| fixtures.questions(&ready.settings_of_fixtures));
         let plan = Plan {
             seed,

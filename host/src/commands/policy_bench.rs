@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::source::Source;
+use super::source::{Source, compiler};
 use super::{Failure, shown, table};
 use crate::cli::PolicyBenchArgs;
 use crate::policy::Engine;
+use crate::policy::compile::Compiler;
 use crate::policy::measure::{Counter, times};
 
 /// What one policy takes for the decisions of its fixtures.
@@ -32,7 +33,7 @@ type Run = BTreeMap<String, Figures>;
 pub(super) fn run(components: &[PathBuf], args: &PolicyBenchArgs) -> Result<(), Failure> {
     let max_p99 = args.max_p99.as_deref().map(nanos).transpose()?;
     let before = args.against.as_deref().map(read).transpose()?;
-    let (engine, counter) = (Engine::new()?, Counter::new()?);
+    let bench = Bench { engine: Engine::new()?, counter: Counter::new()?, compiler: compiler() };
     let mut run = Run::new();
     for component in components {
         let source = Source::read(component)?;
@@ -40,7 +41,7 @@ pub(super) fn run(components: &[PathBuf], args: &PolicyBenchArgs) -> Result<(), 
             return Err(Failure::new(format!("{}: a second policy of the name {}", shown(component), source.name))
                 .hint("measure them one by one, with --save and --against"));
         }
-        run.insert(source.name.clone(), measure(&source, &engine, &counter, Duration::from_millis(args.time))?);
+        run.insert(source.name.clone(), bench.measure(&source, Duration::from_millis(args.time))?);
     }
     if let Some(path) = &args.save {
         let text = serde_json::to_string_pretty(&run).map_err(|error| Failure::caused(&error))?;
@@ -54,23 +55,32 @@ pub(super) fn run(components: &[PathBuf], args: &PolicyBenchArgs) -> Result<(), 
     hold_the_line(&run, args.max_fuel, max_p99)
 }
 
-fn measure(source: &Source, engine: &Engine, counter: &Counter, long: Duration) -> Result<Figures, Failure> {
-    let in_source = |error: &dyn std::fmt::Display| Failure::new(format!("{}: {error}", source.path.display()));
-    let ready = source.compile(engine)?;
-    let questions = source.fixtures.as_ref().map(|fixtures| fixtures.questions(&ready.settings_of_fixtures));
-    let questions = questions.filter(|questions| !questions.is_empty()).ok_or_else(|| {
-        in_source(&"no fixtures, and so nothing to measure")
-            .hint("a policy's fixtures lie beside it, as NAME.fixtures.toml")
-    })?;
-    let costs = source.costs(counter, &questions)?;
-    let times = times(&ready.compiled, &questions, long).map_err(|error| in_source(&error))?;
-    Ok(Figures {
-        digest: ready.reference.digest.to_string(),
-        median_nanos: times.median,
-        p99_nanos: times.p99,
-        fuel: costs.fuel,
-        memory_bytes: costs.memory,
-    })
+/// What measuring needs, made once.
+struct Bench {
+    engine: Engine,
+    counter: Counter,
+    compiler: Compiler,
+}
+
+impl Bench {
+    fn measure(&self, source: &Source, long: Duration) -> Result<Figures, Failure> {
+        let in_source = |error: &dyn std::fmt::Display| Failure::new(format!("{}: {error}", source.path.display()));
+        let ready = source.compile(&self.engine, &self.compiler)?;
+        let questions = source.fixtures.as_ref().map(|fixtures| fixtures.questions(&ready.settings_of_fixtures));
+        let questions = questions.filter(|questions| !questions.is_empty()).ok_or_else(|| {
+            in_source(&"no fixtures, and so nothing to measure")
+                .hint("a policy's fixtures lie beside it, as NAME.fixtures.toml")
+        })?;
+        let costs = source.costs(&self.counter, &self.compiler, &questions)?;
+        let times = times(&ready.compiled, &questions, long).map_err(|error| in_source(&error))?;
+        Ok(Figures {
+            digest: ready.reference.digest.to_string(),
+            median_nanos: times.median,
+            p99_nanos: times.p99,
+            fuel: costs.fuel,
+            memory_bytes: costs.memory,
+        })
+    }
 }
 
 fn read(path: &Path) -> Result<Run, Failure> {

@@ -5,7 +5,9 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::Failure;
+use crate::config::Surroundings;
 use crate::decision::PolicyRef;
+use crate::policy::compile::{Compiler, Shelf};
 use crate::policy::explore::Question;
 use crate::policy::fixture::Fixtures;
 use crate::policy::manifest::Manifest;
@@ -33,6 +35,13 @@ pub(super) struct Ready {
     pub(super) reference: PolicyRef,
 }
 
+/// Compiles in a child, as a host does it: what takes too much there is refused here. What was compiled once is there for
+/// the next command of this user.
+pub(super) fn compiler() -> Compiler {
+    let Surroundings { program, cache, here, .. } = Surroundings::of_this_process();
+    Compiler::of_a_command(program, cache.zip(here).and_then(|(cache, here)| Shelf::of_the_user(&cache, &here)))
+}
+
 impl Source {
     pub(super) fn read(path: &Path) -> Result<Self, Failure> {
         let bytes = fs::read(path).map_err(|error| {
@@ -50,10 +59,11 @@ impl Source {
     }
 
     /// Compiles it, under the limits of production.
-    pub(super) fn compile(&self, engine: &Engine) -> Result<Ready, Failure> {
+    pub(super) fn compile(&self, engine: &Engine, workshop: &Compiler) -> Result<Ready, Failure> {
         let in_manifest = |error| fault(&self.manifest_path, &error);
         let limits = self.manifest.limits().map_err(in_manifest)?;
-        let compiled = engine.compile(&self.bytes, limits).map_err(|error| fault(&self.path, &error))?;
+        let compiled = engine.compile_by(workshop, &self.bytes, limits);
+        let compiled = compiled.map_err(|error| fault(&self.path, &error))?;
         let description = compiled.describe().map_err(|error| fault(&self.path, &error))?;
         let settings = self.manifest.resolve(&description).map_err(in_manifest)?;
         compiled.validate_settings(&settings).map_err(in_manifest)?;
@@ -63,9 +73,14 @@ impl Source {
     }
 
     /// Counts what it takes to answer.
-    pub(super) fn costs(&self, counter: &Counter, questions: &[Question]) -> Result<Costs, Failure> {
+    pub(super) fn costs(
+        &self,
+        counter: &Counter,
+        compiler: &Compiler,
+        questions: &[Question],
+    ) -> Result<Costs, Failure> {
         let limits = self.manifest.limits().map_err(|error| fault(&self.manifest_path, &error))?;
-        counter.costs(&self.bytes, limits, questions).map_err(|error| fault(&self.path, &error))
+        counter.costs(compiler, &self.bytes, limits, questions).map_err(|error| fault(&self.path, &error))
     }
 }
 

@@ -5,35 +5,28 @@
 //! ends there. The child bounds resources. It is no second sandbox: the code that it returns is trusted, as is that of
 //! a compiler in this process.
 //!
-//! Code is kept by the digest of the component and all that its engine depends on, behind a checksum. It is machine code:
-//! it is read from our own directory, which nobody else may write to, and never from the policy folder.
+//! What was compiled is kept on a [`Shelf`].
 
-use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder};
-use std::hash::{Hash as _, Hasher};
+mod shelf;
+
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
-use sha2::{Digest as _, Sha256};
 use wasmtime::Engine as Wasmtime;
 use wasmtime::component::Component;
 
+pub use self::shelf::Shelf;
 use super::engine::{self, PolicyError};
 
 /// The hidden command of the program that compiles.
 pub const COMMAND: &str = "compile-policy";
-/// Code that nothing uses now, and that is kept for a way back.
-const UNUSED_KEPT: usize = 32;
-const EXTENSION: &str = "compiled";
-const CHECKSUM: usize = 32;
 /// Of what the child says on stderr.
 const LONGEST_COMPLAINT: u64 = 16 << 10;
 
@@ -63,25 +56,31 @@ pub struct Compiler {
     /// The child's.
     limits: CompileLimits,
     /// Where compiled code is kept.
-    kept_in: Option<PathBuf>,
-    /// The files that were read or written since the last [`Compiler::prune`] kept them.
-    used: Mutex<BTreeSet<PathBuf>>,
+    shelf: Option<Shelf>,
 }
 
 impl Compiler {
     /// Compiles with `program`, if there is one, and keeps the code in `kept_in`, if that is said.
     pub fn new(program: Option<PathBuf>, limits: CompileLimits, kept_in: Option<PathBuf>) -> Self {
-        Self { program, limits, kept_in, used: Mutex::default() }
+        Self { program, limits, shelf: kept_in.map(Shelf::new) }
+    }
+
+    /// As [`Compiler::new`], for commands: the code is kept for the next of them, if there is a place for it.
+    pub fn of_a_command(program: Option<PathBuf>, shelf: Option<Shelf>) -> Self {
+        Self { program, limits: CompileLimits::default(), shelf }
+    }
+
+    /// In this process, for an engine that is other than the child's.
+    pub(super) fn without_child(&self) -> Self {
+        Self { program: None, limits: self.limits, shelf: self.shelf.clone() }
     }
 
     /// The component of `bytes`: from the code that was kept, else compiled.
     pub(super) fn component(&self, engine: &Wasmtime, bytes: &[u8]) -> Result<Component, PolicyError> {
-        let kept = self.kept_in.as_ref().map(|dir| dir.join(format!("{}.{EXTENSION}", key(engine, bytes))));
-        if let Some(file) = &kept {
-            self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(file.clone());
-            if let Some(component) = read(file).and_then(|code| load(engine, &code).ok()) {
-                return Ok(component);
-            }
+        let kept = self.shelf.as_ref().map(|shelf| (shelf, shelf.file(engine, bytes)));
+        let known = kept.as_ref().and_then(|(_, file)| load(engine, &Shelf::read(file)?).ok());
+        if let Some(component) = known {
+            return Ok(component);
         }
         let code = match &self.program {
             Some(program) => in_a_child(program, self.limits, bytes)?,
@@ -91,8 +90,8 @@ impl Compiler {
         };
         let component = load(engine, &code)
             .map_err(|error| PolicyError::Load(format!("does not fit the gate's limits: {error:#}")))?;
-        if let Some(file) = kept
-            && let Err(error) = write(&file, &code)
+        if let Some((shelf, file)) = kept
+            && let Err(error) = shelf.write(&file, &code)
         {
             tracing::warn!(file = %file.display(), reason = %error, "Compiled code not kept");
         }
@@ -101,39 +100,10 @@ impl Compiler {
 
     /// Removes code that nothing has asked for since the last time, but for the newest.
     pub(super) fn prune(&self) {
-        let Some(dir) = &self.kept_in else { return };
-        let used = std::mem::take(&mut *self.used.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut unused: Vec<_> = fs::read_dir(dir)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.path())
-            .filter(|file| !used.contains(file))
-            .filter_map(|file| Some((fs::metadata(&file).ok()?.modified().ok()?, file)))
-            .collect();
-        unused.sort();
-        for (_, file) in unused.iter().rev().skip(UNUSED_KEPT) {
-            // One that stays is in nobody's way.
-            let _ = fs::remove_file(file);
+        if let Some(shelf) = &self.shelf {
+            shelf.prune();
         }
     }
-}
-
-/// The digest of all that decides what the code is: the component, the engine's version and settings.
-fn key(engine: &Wasmtime, bytes: &[u8]) -> String {
-    struct Into256(Sha256);
-    impl Hasher for Into256 {
-        fn write(&mut self, bytes: &[u8]) {
-            self.0.update(bytes);
-        }
-        fn finish(&self) -> u64 {
-            0
-        }
-    }
-    let mut hasher = Into256(Sha256::new());
-    engine.precompile_compatibility_hash().hash(&mut hasher);
-    hasher.0.update(Sha256::digest(bytes));
-    engine::hexadecimal(&hasher.0.finalize())
 }
 
 /// Machine code, as it is.
@@ -143,24 +113,6 @@ fn load(engine: &Wasmtime, code: &[u8]) -> wasmtime::Result<Component> {
     // program, or from a file in our own directory that was written with one of them and still has its checksum; the
     // engine itself refuses code of another version or other settings.
     unsafe { Component::deserialize(engine, code) }
-}
-
-/// Code that was kept, if it is whole.
-fn read(file: &Path) -> Option<Vec<u8>> {
-    let mut code = fs::read(file).ok()?;
-    if code.len() < CHECKSUM {
-        return None;
-    }
-    let checksum: Vec<u8> = code.drain(..CHECKSUM).collect();
-    (Sha256::digest(&code)[..] == checksum[..]).then_some(code)
-}
-
-fn write(file: &Path, code: &[u8]) -> std::io::Result<()> {
-    if let Some(dir) = file.parent() {
-        // Whoever can write there decides what this process runs.
-        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    }
-    super::build::replace_file(file, &[&Sha256::digest(code)[..], code].concat())
 }
 
 /// Runs this program's other half on `bytes`.

@@ -85,13 +85,11 @@ impl Engine {
         self.compile_by(&Compiler::default(), bytes, limits)
     }
 
-    /// As [`Engine::compile`], where and as `compiler` does it.
-    pub(super) fn compile_by(
-        &self,
-        workshop: &Compiler,
-        bytes: &[u8],
-        limits: Limits,
-    ) -> Result<Compiled, PolicyError> {
+    /// As [`Engine::compile`], where and as `workshop` does it.
+    ///
+    /// # Errors
+    /// As [`Engine::compile`]; [`PolicyError::Unready`] where it could not be done now.
+    pub fn compile_by(&self, workshop: &Compiler, bytes: &[u8], limits: Limits) -> Result<Compiled, PolicyError> {
         fits(bytes, limits)?;
         self.link(&self.component(workshop, bytes)?, bytes, limits)
     }

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::bindings;
+use super::compile::Compiler;
 use super::engine::{Compiled, Engine, PolicyError};
 use super::explore::Question;
 use super::failure::{classify, unfit};
@@ -72,8 +73,14 @@ impl Counter {
     ///
     /// # Errors
     /// The component does not load, or fails on one of them.
-    pub fn costs(&self, bytes: &[u8], limits: Limits, questions: &[Question]) -> Result<Costs, PolicyError> {
-        let policy = self.0.compile(bytes, limits)?;
+    pub fn costs(
+        &self,
+        workshop: &Compiler,
+        bytes: &[u8],
+        limits: Limits,
+        questions: &[Question],
+    ) -> Result<Costs, PolicyError> {
+        let policy = self.0.compile_by(&workshop.without_child(), bytes, limits)?;
         let mut most = Costs::default();
         for question in questions {
             let costs = count(&policy, question)?;

@@ -99,9 +99,9 @@ fn readme(name: &str, language: Language) -> String {
     let install = install_line(name, language).map_or_else(String::new, |line| format!("{line}\n"));
     format!(
         "# The policy of the tier `{name}`\n\n`{source}` decides, `{name}.fixtures.toml` says what is expected of it. \
-         From the folder above:\n\n```sh\n{install}tollgate policy build {name} --out policies\n\
-         tollgate policy test policies/{name}.wasm\ntollgate policy inspect policies/{name}.wasm\n```\n\n\
-         Put `policies/{name}.wasm` and the texts beside it into the folder that a gate serves from, and it decides for \
+         From the folder above:\n\n```sh\n{install}tollgate policy build {name} --out built\n\
+         tollgate policy test built/{name}.wasm\ntollgate policy inspect built/{name}.wasm\n```\n\n\
+         Put `built/{name}.wasm` and the texts beside it into the folder that a gate serves from, and it decides for \
          the tenants of the tier `{name}`.\n"
     )
 }

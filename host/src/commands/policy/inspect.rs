@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{compiler, components};
+use super::components;
+use crate::commands::source::compiler;
 use crate::commands::{Failure, shown};
 use crate::policy::limits::{Limits, Wasi};
 use crate::policy::{Engine, Inspection, PolicyError};

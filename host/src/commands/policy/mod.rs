@@ -13,9 +13,7 @@ use tokio::runtime::Handle;
 
 use super::{Failure, explore, policy_bench, replay};
 use crate::cli::PolicyCommand;
-use crate::config::Surroundings;
 use crate::policy::Folder;
-use crate::policy::compile::{CompileLimits, Compiler};
 use crate::telemetry;
 
 pub(super) async fn run(command: PolicyCommand) -> Result<(), Failure> {
@@ -32,11 +30,6 @@ pub(super) async fn run(command: PolicyCommand) -> Result<(), Failure> {
         PolicyCommand::Rollback(args) => change::change(args, Folder::rollback),
     };
     tokio::task::spawn_blocking(work).await.map_err(|error| Failure::new(error.to_string()))?
-}
-
-/// In a child, as a host does it: what takes too much there is refused here.
-fn compiler() -> Compiler {
-    Compiler::new(Surroundings::of_this_process().program, CompileLimits::default(), None)
 }
 
 /// The components that `paths` name: files, and those of folders.

@@ -27,8 +27,8 @@ pub(super) fn new(name: &str, language: PolicyLanguage) -> Result<(), Failure> {
     if let Some(line) = scaffold::install_line(name, language) {
         println!("  {line}");
     }
-    println!("  tollgate policy build {name} --out policies");
-    println!("  tollgate policy test policies/{name}.wasm");
+    println!("  tollgate policy build {name} --out built");
+    println!("  tollgate policy test built/{name}.wasm");
     Ok(())
 }
 

@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 
 use self::tally::Tallies;
 use super::since::since;
-use super::source::{Ready, Source};
+use super::source::{Ready, Source, compiler};
 use super::{Failure, OpenStore, configured, shown};
 use crate::cli::ReplayArgs;
 use crate::clock::Clock;
@@ -47,7 +47,7 @@ pub(super) async fn run(args: ReplayArgs) -> Result<(), Failure> {
         let source = Source::read(&path)?;
         let engine = Engine::new()?;
         // The engine's clock ends with it.
-        Ok::<_, Failure>((source.compile(&engine)?, engine))
+        Ok::<_, Failure>((source.compile(&engine, &compiler())?, engine))
     };
     let (ready, _engine) =
         tokio::task::spawn_blocking(load).await.map_err(|error| Failure::new(error.to_string()))??;

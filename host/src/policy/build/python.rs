@@ -1,7 +1,7 @@
 //! A module in Python → a component, by componentize-py: that of the folder's `.venv`, else that on `PATH`.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use super::{BuildError, Source, missing};
 
@@ -28,6 +28,8 @@ pub(super) fn componentize(source: &Source) -> Result<(), BuildError> {
         .arg(MODULE)
         // Nothing beside the sources.
         .env("PYTHONDONTWRITEBYTECODE", "1")
+        // That all went well is for this program to say.
+        .stdout(Stdio::null())
         .status()
         .map_err(|error| {
             let install = format!("python3 -m venv {folder}/.venv && {folder}/.venv/bin/pip install {TOOL}");

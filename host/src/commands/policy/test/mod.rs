@@ -12,8 +12,9 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use self::report::Tested;
-use super::{compiler, components};
+use super::components;
 use crate::cli::PolicyTestArgs;
+use crate::commands::source::compiler;
 use crate::commands::{Failure, shown};
 use crate::policy::build::replace_file;
 use crate::policy::changes::Changes;
