@@ -27,6 +27,7 @@ use crate::store::embedded::Embedded;
 use crate::worker::alerts::Alerting;
 
 const POOLED: usize = 100;
+const CONNECTIONS: [usize; 4] = [1, 32, 50, 256];
 
 /// One line of the table.
 #[derive(Serialize)]
@@ -37,7 +38,7 @@ struct Line {
     per_second: u64,
     p50_micros: u128,
     p99_micros: u128,
-    /// Of the bare handler's rate at as many connections, in tenths of a percent.
+    /// Of the bare handler's rate at as many connections right before and after, in tenths of a percent.
     permille_of_bare: Option<u64>,
 }
 
@@ -107,11 +108,14 @@ async fn measure_on(
     let stopped = async move { drop(stopped.await) };
     let serving = tokio::spawn(server::serve(listener, app, Arc::new(alerting), None, stopped));
     let bare = bare::serve().await.map_err(broken)?;
-    let mut bench = Bench { plan, lines: Vec::new(), bare: Vec::new() };
+    let mut bench = Bench { plan, lines: Vec::new(), bare };
     println!("{:<34} {:>5} {:>10} {:>10} {:>10} {:>8}", "WHAT", "CONN", "PER SECOND", "P50", "P99", "OF BARE");
     bench.database(&store, "SELECT 1 (sqlx)", crate::store::bench::select_one).await?;
     bench.database(&store, "durable UPDATE of one row (sqlx)", crate::store::bench::update_one).await?;
-    bench.load("bare axum handler", bare, &[200], &check_one())?;
+    for connections in CONNECTIONS {
+        let figures = bench.bare(connections, plan.time)?;
+        bench.print("bare axum handler", connections, figures, None);
+    }
     #[cfg(feature = "limitador")]
     bench.load(
         "limitador behind axum, in memory",
@@ -131,25 +135,29 @@ async fn measure_on(
 struct Bench<'a> {
     plan: &'a Plan,
     lines: Vec<Line>,
-    /// The bare handler's rate by connections.
-    bare: Vec<(usize, u64)>,
+    /// Where the bare handler listens.
+    bare: SocketAddr,
 }
 
 impl Bench<'_> {
     fn load(&mut self, what: &str, address: SocketAddr, statuses: &'static [u16], next: &Next) -> Result<(), Failure> {
-        let is_bare = self.bare.is_empty();
-        if !is_bare && self.plan.only.as_ref().is_some_and(|only| !what.contains(only)) {
+        if self.plan.only.as_ref().is_some_and(|only| !what.contains(only)) {
             return Ok(());
         }
-        for connections in [1, 32, 50, 256] {
+        for connections in CONNECTIONS {
+            // A machine that others share is now faster, now slower: what a line is compared with lies around it.
+            let before = self.bare(connections, self.plan.time / 2)?;
             let run = tokio::task::block_in_place(|| load::run(address, connections, self.plan.time, statuses, next));
             let figures = run.map_err(|error| Failure::new(format!("{what}: {error}")))?;
-            if is_bare {
-                self.bare.push((connections, figures.per_second));
-            }
-            self.print(what, connections, figures);
+            let after = self.bare(connections, self.plan.time / 2)?;
+            self.print(what, connections, figures, Some(before.per_second.midpoint(after.per_second)));
         }
         Ok(())
+    }
+
+    fn bare(&self, connections: usize, time: Duration) -> Result<Figures, Failure> {
+        let run = tokio::task::block_in_place(|| load::run(self.bare, connections, time, &[200], &check_one()));
+        run.map_err(|error| Failure::new(format!("the bare handler: {error}")))
     }
 
     async fn database<F: Future<Output = Result<(), crate::store::StoreError>>>(
@@ -168,13 +176,12 @@ impl Bench<'_> {
         let at = |share: usize| micros[(micros.len() * share / 100).min(micros.len() - 1)];
         let per_second = u64::try_from(micros.len()).unwrap_or_default() * 1000
             / u64::try_from(self.plan.time.as_millis()).unwrap_or(1).max(1);
-        self.print(what, 1, Figures { per_second, p50: at(50), p99: at(99), unexpected: 0 });
+        self.print(what, 1, Figures { per_second, p50: at(50), p99: at(99), unexpected: 0 }, None);
         Ok(())
     }
 
-    fn print(&mut self, what: &str, connections: usize, figures: Figures) {
-        let bare = self.bare.iter().find(|(count, _)| *count == connections).map(|(_, rate)| (*rate).max(1));
-        let permille = bare.filter(|_| what != "bare axum handler").map(|bare| figures.per_second * 1000 / bare);
+    fn print(&mut self, what: &str, connections: usize, figures: Figures, bare: Option<u64>) {
+        let permille = bare.map(|bare| figures.per_second * 1000 / bare.max(1));
         let share = permille.map_or_else(String::new, |permille| format!("{}.{} %", permille / 10, permille % 10));
         let unexpected = if figures.unexpected == 0 {
             String::new()
