@@ -187,7 +187,7 @@ fn policy_test_runs_fixtures_and_ends_with_1_where_one_fails() {
          request = { tenantId = \"acme-corp\", resourceType = \"llm\", estimatedCostUsd = \"2.00\" }\nexpect = { decision = \"deny\" }\n",
     );
     let failed = test();
-    assert_fails(&failed, 1, &["1 fixtures failed"]);
+    assert_fails(&failed, 1, &["1 fixture failed", "hint: change the policy or what is expected of it"]);
     assert!(
         stdout(&failed).contains(
             "FAILED wants the impossible\n                     expected  actual\n         decision    deny      allow\n"

@@ -11,23 +11,12 @@ use tollgate::clock::Clock;
 use tollgate::policy::Watch;
 
 use crate::harness::guests::repository;
-use crate::harness::page::{Event, Reader, blocks, own_variables, typed};
+use crate::harness::page::{Reader, blocks, own_variables, typed};
 use crate::harness::tape::Tape;
 use crate::harness::{Scratch, Setup, guests, shows_no_secret};
 
 const PAGE: &str = "docs/writing-policies.md";
 const RECORDING: &str = "docs/recordings/writing-a-policy.cast";
-
-/// The deadline is wall time, and the machine of the tests may be busy with others.
-fn be_patient(folder: &Path) {
-    let (source, manifest) = (folder.join("team"), folder.join("team/team.toml"));
-    let text = fs::read_to_string(&manifest).unwrap_or_default();
-    if source.exists() && !text.contains(guests::PATIENT) {
-        let others = text.lines().filter(|line| !line.starts_with("timeout_ms"));
-        let limits: String = others.flat_map(|line| [line, "\n"]).collect();
-        fs::write(manifest, format!("{}{limits}", guests::PATIENT)).expect("a file");
-    }
-}
 
 /// A gate that watches `.tollgate/policies`, as one that runs in the reader's folder.
 async fn follow(language: &str) {
@@ -53,12 +42,7 @@ async fn follow(language: &str) {
     if let Some(program) = recorded_with {
         reader.program = program;
     }
-    reader.watches = Box::new(|event| {
-        tape.take(&event);
-        if matches!(event, Event::Ended(_)) {
-            be_patient(folder.path());
-        }
-    });
+    reader.watches = Box::new(|event| tape.take(&event));
     let report = reader.follow(PAGE).await;
     drop(reader);
     assert!(report.len() >= 12, "{report:?}");

@@ -93,7 +93,11 @@ fn once(bench: &Bench, args: &PolicyTestArgs) -> Result<(), Failure> {
     match failure {
         Some(failure) => Err(failure),
         None if failed == 0 => Ok(()),
-        None => Err(Failure { exit: 1, ..Failure::new(format!("{failed} fixtures failed")) }),
+        None => {
+            let fixtures = if failed == 1 { "fixture" } else { "fixtures" };
+            let failure = Failure { exit: 1, ..Failure::new(format!("{failed} {fixtures} failed")) };
+            Err(failure.hint("change the policy or what is expected of it; `--update` writes down what it answers"))
+        }
     }
 }
 
