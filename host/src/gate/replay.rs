@@ -19,6 +19,10 @@ use crate::store::{Link, StoreError};
 /// A reservation lives a day at most; what ends it waits a little longer for the host that has promised it.
 const PATIENCE: TimeDelta = TimeDelta::hours(25);
 
+/// How often a step is tried where the store is slow, such as while another host's replay has the rows. A replay that
+/// gives up begins anew: on a busy machine, two of them could keep each other from their ends.
+const TRIES: u32 = 10;
+
 /// What a replay came to.
 #[derive(Debug, Default)]
 struct Report {
@@ -117,9 +121,16 @@ impl World {
         Ok(joined)
     }
 
-    /// Carries out a step, record by record where one of them breaks a constraint.
+    /// Carries out a step, again where the store is only slow, and record by record where one of them breaks a constraint.
     async fn carry_out(&self, link: &mut Link, step: Step, report: &mut Report) -> Result<(), StoreError> {
-        match self.try_step(link, &step, report).await {
+        let mut answer = self.try_step(link, &step, report).await;
+        for _ in 1..TRIES {
+            if !matches!(answer, Err(StoreError::Slow(_))) {
+                break;
+            }
+            answer = self.try_step(link, &step, report).await;
+        }
+        match answer {
             Err(StoreError::Refused(_)) if step.len() > 1 => {
                 for one in step.one_by_one() {
                     Box::pin(self.carry_out(link, one, report)).await?;
