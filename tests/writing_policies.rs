@@ -37,6 +37,14 @@ async fn follow(language: &str) {
     let mut reader = Reader::new(&host, &folder);
     reader.language = language;
     reader.environment = own_variables(&["HOME", "CARGO_HOME", "RUSTUP_HOME", "RUSTUP_TOOLCHAIN"]);
+    // Where the way to the registries has a proxy or certificates of its own.
+    reader.environment.extend(own_variables(&[
+        "HTTPS_PROXY",
+        "NO_PROXY",
+        "NODE_EXTRA_CA_CERTS",
+        "SSL_CERT_FILE",
+        "PIP_CERT",
+    ]));
     let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache");
     reader.environment.push(("XDG_CACHE_HOME", cache.to_str().expect("a text").to_owned()));
     if let Some(program) = recorded_with {
