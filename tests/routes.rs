@@ -57,6 +57,7 @@ async fn a_body_may_have_64_kib_and_no_byte_more() {
     for path in ["/v1/check", "/v1/costs"] {
         let answer = host.post_text(path, &padded((64 << 10) + 1)).await.expect_status(413);
         assert_eq!(answer.text, r#"{"error":"too_large","message":"a body of at most 64 KiB"}"#);
+        assert_eq!(answer.header("connection"), "close");
     }
     let put = host.request("PUT", "/v1/tenants/acme-corp").header("content-type", "application/json");
     Answer::of(put.body(padded(1 << 20))).await.expect_status(413);
