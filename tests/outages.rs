@@ -1,5 +1,6 @@
 //! While the store cannot be reached the gate answers as its mode says; afterwards every cost is in the books once.
 
+mod replay;
 pub mod switch;
 mod table;
 
@@ -326,42 +327,6 @@ async fn a_host_that_starts_while_its_store_is_down_serves_and_what_a_killed_one
     let again = gate.send("POST", &path, settle).await.expect_status(200);
     assert_eq!(again.at("/duplicate"), json!(true));
     assert_eq!(gate.interrupt().code, Some(0));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_replay_waits_for_rows_that_somebody_else_has_and_does_not_begin_anew() {
-    let database = Database::migrated().await;
-    database.quota("tenant acme-corp llm day", "50.00", "0").await;
-    let switch = Switch::new(database.options().get_socket().expect("a socket"));
-    let (url, data) = (through(&switch, &database), Scratch::new());
-    switch.now(Wire::Refuses);
-    let gate = serve(&data, &url, "open");
-    gate.send("POST", "/v1/costs", llm_cost("kept", "3")).await.expect_status(200);
-    let mut holder = database.options().connect().await.expect("a connection");
-    let lock = "BEGIN; UPDATE copilot_internal.cost_quotas SET limit_usd = 51; SELECT 1";
-    sqlx::raw_sql(lock).execute(&mut holder).await.expect("a lock");
-    switch.now(Wire::Forwards);
-    // Each statement waits for the lock for two seconds: the third has begun when this has seen three.
-    let seen = std::sync::Mutex::new(std::collections::BTreeSet::new());
-    until("the replay has tried again and again", || async {
-        let waiting = "SELECT coalesce(max(query_start)::text, '') FROM pg_stat_activity
-                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        let started = database.value(waiting).await;
-        let mut seen = seen.lock().expect("no panic");
-        seen.extend(Some(started).filter(|started| !started.is_empty()));
-        seen.len() >= 3
-    })
-    .await;
-    sqlx::raw_sql("ROLLBACK").execute(&mut holder).await.expect("no more lock");
-    let up = || async { gate.send("GET", "/readyz", json!(null)).await.at("/degraded") == json!(false) };
-    until("the store is back", up).await;
-    assert_eq!(
-        database.value("SELECT current_spend_usd::numeric(20,2) FROM copilot_internal.cost_quotas").await,
-        "3.00"
-    );
-    let log = gate.interrupt().log;
-    let gave_up: Vec<_> = log.iter().filter(|line| line.contains("The books are not up to date yet")).collect();
-    assert!(gave_up.is_empty(), "{gave_up:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -125,9 +125,11 @@ impl World {
     async fn carry_out(&self, link: &mut Link, step: Step, report: &mut Report) -> Result<(), StoreError> {
         let mut answer = self.try_step(link, &step, report).await;
         for _ in 1..TRIES {
-            if !matches!(answer, Err(StoreError::Slow(_))) {
+            if !matches!(answer, Err(StoreError::Slow(_))) || !self.is_down() {
                 break;
             }
+            // Whoever brings more does not wait for that: another round is for him.
+            self.outages.spool.accept();
             answer = self.try_step(link, &step, report).await;
         }
         match answer {
