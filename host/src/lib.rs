@@ -4,6 +4,7 @@
 
 // words
 pub mod clock;
+pub mod decimal;
 pub mod decision;
 pub mod metrics;
 pub mod money;

@@ -1,9 +1,8 @@
 //! Every step that an outage asks of the disk fails once: the caller is told and asks again, the end of the outage is tried
 //! again, and the books have everything once.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -26,24 +25,14 @@ impl FrailDisk {
     fn disarm(&self) -> bool {
         self.left.swap(0, Ordering::SeqCst) <= 0
     }
+}
 
-    fn step(&self) -> io::Result<()> {
+impl Disk for FrailDisk {
+    fn step(&mut self) -> io::Result<()> {
         if self.left.fetch_sub(1, Ordering::SeqCst) == 1 {
             return Err(io::Error::other("a fault of the test"));
         }
         Ok(())
-    }
-}
-
-impl Disk for FrailDisk {
-    fn open(&mut self, path: &Path, how: &OpenOptions) -> io::Result<File> {
-        self.step()?;
-        Local.open(path, how)
-    }
-
-    fn read(&mut self, file: &File, most: u64) -> io::Result<Vec<u8>> {
-        self.step()?;
-        Local.read(file, most)
     }
 
     fn write(&mut self, file: &File, at: u64, bytes: &[u8]) -> io::Result<()> {
@@ -51,16 +40,6 @@ impl Disk for FrailDisk {
         let part = if done.is_ok() { bytes.len() } else { bytes.len() / 2 };
         Local.write(file, at, &bytes[..part])?;
         done
-    }
-
-    fn sync(&mut self, file: &File) -> io::Result<()> {
-        self.step()?;
-        Local.sync(file)
-    }
-
-    fn cut(&mut self, file: &File, length: u64) -> io::Result<()> {
-        self.step()?;
-        Local.cut(file, length)
     }
 }
 

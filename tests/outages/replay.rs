@@ -13,7 +13,7 @@ use crate::harness::{Answer, Binary, Database, Scratch, llm_cost, until};
 struct Gate {
     database: Database,
     switch: Switch,
-    gate: Binary,
+    serving: Binary,
     _data: Scratch,
 }
 
@@ -26,13 +26,13 @@ impl Gate {
         let switch = Switch::new(database.options().get_socket().expect("a socket"));
         let (url, data) = (through(&switch, &database), Scratch::new());
         switch.now(Wire::Refuses);
-        Self { gate: serve(&data, &url, "open"), database, switch, _data: data }
+        Self { serving: serve(&data, &url, "open"), database, switch, _data: data }
     }
 
     async fn cost(&self, tenant: &str, id: &str) -> Answer {
         let mut cost: Value = llm_cost(id, "3");
         cost["tenantId"] = json!(tenant);
-        self.gate.send("POST", "/v1/costs", cost).await.expect_status(200)
+        self.serving.send("POST", "/v1/costs", cost).await.expect_status(200)
     }
 
     /// Somebody has the tenant's row.
@@ -52,7 +52,7 @@ impl Gate {
     }
 
     async fn is_back(&self) {
-        let up = || async { self.gate.send("GET", "/readyz", json!(null)).await.at("/degraded") == json!(false) };
+        let up = || async { self.serving.send("GET", "/readyz", json!(null)).await.at("/degraded") == json!(false) };
         until("the store is back", up).await;
     }
 
@@ -84,7 +84,7 @@ async fn a_replay_waits_for_rows_that_somebody_else_has_and_does_not_begin_anew(
     let_go(holder).await;
     gate.is_back().await;
     assert_eq!(gate.spent("acme-corp").await, "3.00");
-    let log = gate.gate.interrupt().log;
+    let log = gate.serving.interrupt().log;
     let gave_up: Vec<_> = log.iter().filter(|line| line.contains("The books are not up to date yet")).collect();
     assert!(gave_up.is_empty(), "{gave_up:?}");
 }

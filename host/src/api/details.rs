@@ -3,7 +3,8 @@
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Serialize, Serializer};
 
-use crate::money::{Decimal, Money};
+use crate::decimal::Decimal;
+use crate::money::Money;
 use crate::period::Period;
 use crate::quota::{Quota, ResourceType, Scope};
 

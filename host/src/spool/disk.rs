@@ -7,19 +7,29 @@ use std::path::Path;
 
 /// A disk. What is not said otherwise is done as this machine does it.
 pub trait Disk: Send {
-    /// Opens a file.
+    /// Comes before each step, and can keep it from being done.
     ///
     /// # Errors
     /// Those of the system; so in each step.
+    fn step(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// See [`Disk::step`].
     fn open(&mut self, path: &Path, how: &OpenOptions) -> io::Result<File> {
+        self.step()?;
         how.open(path)
     }
 
     /// The first `most` bytes of a file.
     ///
     /// # Errors
-    /// See [`Disk::open`].
+    /// See [`Disk::step`].
     fn read(&mut self, mut file: &File, most: u64) -> io::Result<Vec<u8>> {
+        self.step()?;
         let mut bytes = Vec::new();
         file.seek(SeekFrom::Start(0))?;
         file.take(most).read_to_end(&mut bytes)?;
@@ -29,40 +39,45 @@ pub trait Disk: Send {
     /// Writes all of `bytes`, or a part of them where it fails.
     ///
     /// # Errors
-    /// See [`Disk::open`].
+    /// See [`Disk::step`].
     fn write(&mut self, file: &File, at: u64, bytes: &[u8]) -> io::Result<()> {
+        self.step()?;
         file.write_all_at(bytes, at)
     }
 
     /// What was written is there after a loss of power.
     ///
     /// # Errors
-    /// See [`Disk::open`].
+    /// See [`Disk::step`].
     fn sync(&mut self, file: &File) -> io::Result<()> {
+        self.step()?;
         file.sync_data()
     }
 
     /// So are the names in a folder.
     ///
     /// # Errors
-    /// See [`Disk::open`].
+    /// See [`Disk::step`].
     fn sync_folder(&mut self, folder: &Path) -> io::Result<()> {
+        self.step()?;
         File::open(folder)?.sync_all()
     }
 
     /// Cuts a file off.
     ///
     /// # Errors
-    /// See [`Disk::open`].
+    /// See [`Disk::step`].
     fn cut(&mut self, file: &File, length: u64) -> io::Result<()> {
+        self.step()?;
         file.set_len(length)
     }
 
     /// Puts a file in the place of another.
     ///
     /// # Errors
-    /// See [`Disk::open`].
+    /// See [`Disk::step`].
     fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+        self.step()?;
         fs::rename(from, to)
     }
 }

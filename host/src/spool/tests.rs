@@ -2,7 +2,7 @@ mod steps;
 
 use std::fs;
 
-use super::book::lock;
+use super::book::opening::lock;
 use super::frame::framed;
 use super::*;
 

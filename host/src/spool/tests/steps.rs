@@ -2,7 +2,7 @@
 //! with it. What was told to be kept is carried out or still there, after each.
 
 use std::collections::BTreeSet;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::sync::atomic::AtomicUsize;
 
 use super::super::Disk;
@@ -38,8 +38,10 @@ impl Faulty {
     fn mend(&self) {
         self.mended_at.store(self.steps(), Ordering::SeqCst);
     }
+}
 
-    fn step(&self) -> io::Result<()> {
+impl Disk for Faulty {
+    fn step(&mut self) -> io::Result<()> {
         let step = self.steps.fetch_add(1, Ordering::SeqCst) + 1;
         let is_over = step > self.fails && (self.lasts == Lasts::Once || step > self.mended_at.load(Ordering::SeqCst));
         if step < self.fails || is_over {
@@ -48,18 +50,6 @@ impl Faulty {
         let (full, broken) = (io::ErrorKind::StorageFull, io::ErrorKind::Other);
         Err(io::Error::new(if self.fails.is_multiple_of(2) { full } else { broken }, "a fault of the test"))
     }
-}
-
-impl Disk for Faulty {
-    fn open(&mut self, path: &Path, how: &OpenOptions) -> io::Result<File> {
-        self.step()?;
-        Local.open(path, how)
-    }
-
-    fn read(&mut self, file: &File, most: u64) -> io::Result<Vec<u8>> {
-        self.step()?;
-        Local.read(file, most)
-    }
 
     fn write(&mut self, file: &File, at: u64, bytes: &[u8]) -> io::Result<()> {
         let done = self.step();
@@ -67,26 +57,6 @@ impl Disk for Faulty {
         let part = if done.is_ok() { bytes.len() } else { bytes.len() - bytes.len().min(10) };
         Local.write(file, at, &bytes[..part])?;
         done
-    }
-
-    fn sync(&mut self, file: &File) -> io::Result<()> {
-        self.step()?;
-        Local.sync(file)
-    }
-
-    fn sync_folder(&mut self, folder: &Path) -> io::Result<()> {
-        self.step()?;
-        Local.sync_folder(folder)
-    }
-
-    fn cut(&mut self, file: &File, length: u64) -> io::Result<()> {
-        self.step()?;
-        Local.cut(file, length)
-    }
-
-    fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
-        self.step()?;
-        Local.rename(from, to)
     }
 }
 
