@@ -38,8 +38,14 @@ async fn whatever_breaks_every_cost_that_was_answered_is_in_the_books_once() {
             "skipped: clocks that jump, since there is no libfaketime: pip install -r tests/clients/requirements.txt"
         );
     }
-    let faults: Vec<Fault> = Fault::ALL.into_iter().filter(|fault| clocks.is_some() || !fault.needs_clocks()).collect();
     let mut world = World::start(seed, clocks.as_ref()).await;
+    if world.small_disk().is_none() {
+        println!("skipped: a full disk, since this user may not mount a small one");
+    }
+    let possible = |fault: &Fault| {
+        (clocks.is_some() || !fault.needs_clocks()) && (world.small_disk().is_some() || !fault.needs_small_disk())
+    };
+    let faults: Vec<Fault> = Fault::ALL.into_iter().filter(possible).collect();
     let (begun, mut dice, mut report) = (Instant::now(), Dice(seed), Report::default());
     for round in 0.. {
         // Each of them at least once, then as the dice fall.

@@ -1,54 +1,29 @@
 //! A disk that is full: whoever cannot be kept is told, nothing is torn, and with room it goes on.
 
-use std::fs;
-use std::process::Command;
-
 use serde_json::json;
 
-use crate::harness::{Binary, Database, Scratch, guests, llm_cost, until};
+use crate::harness::{Binary, Database, Scratch, SmallDisk, guests, llm_cost, until};
 use crate::outages::switch::{Switch, Wire};
 use crate::outages::through;
 
-/// A small disk of a test's own, as the host's data directory.
-struct Disk(Scratch);
-
-impl Disk {
-    /// `None`: this user may not mount.
-    fn of(mib: u32) -> Option<Self> {
-        let folder = Scratch::new();
-        let size = format!("size={mib}m");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(folder.path()).output();
-        mounted.is_ok_and(|mounted| mounted.status.success()).then(|| Self(folder))
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // Lazily: the host may still be about to end.
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn where_the_disk_is_full_the_caller_is_told_and_with_room_again_it_goes_on_with_nothing_torn() {
-    let Some(disk) = Disk::of(64) else {
+    let folder = Scratch::new();
+    let Some(disk) = SmallDisk::over(&folder, 64) else {
         println!("skipped: this user may not mount a disk; the limit of the spool has a test of its own");
         return;
     };
     let database = Database::migrated().await;
     let switch = Switch::new(database.options().get_socket().expect("a socket"));
     let url = through(&switch, &database);
-    let data = disk.0.path().to_str().expect("a text");
+    let data = disk.path().to_str().expect("a text");
     let policies = guests::SHIPPED.to_str().expect("a text");
     let arguments = ["serve", "--listen", "127.0.0.1:0", "--policies", policies, "--data-dir", data];
     let environment = [("DATABASE_URL", url.as_str())];
     switch.now(Wire::Refuses);
     let gate = Binary::start(&arguments, &environment);
-    // Somebody else's file, which leaves room for a few records and no more.
-    let free = nix::sys::statvfs::statvfs(disk.0.path()).expect("a disk");
-    let free = usize::try_from(free.blocks_available() * free.fragment_size()).expect("a small disk");
-    assert!(free > 150_000, "room for a few records: {free}");
-    disk.0.write("ballast", vec![0; free - 150_000]);
+    // For a few records and no more.
+    disk.fills_up_to(150_000);
 
     let mut kept = 0;
     let big = |n: usize| {
@@ -69,7 +44,7 @@ async fn where_the_disk_is_full_the_caller_is_told_and_with_room_again_it_goes_o
     assert_eq!(refused.status, 507, "{refused:?}");
 
     // Room again: the same record is taken, behind those that were, and all are whole for the next process.
-    fs::remove_file(disk.0.join("ballast")).expect("the file");
+    disk.has_room_again();
     gate.send("POST", "/v1/costs", big(kept)).await.expect_status(200);
     gate.kill();
     let gate = Binary::start(&arguments, &environment);
@@ -79,7 +54,7 @@ async fn where_the_disk_is_full_the_caller_is_told_and_with_room_again_it_goes_o
     until("the store is back", up).await;
     let books = "SELECT count(*) || ' ' || sum(actual_usd)::numeric(20,2) FROM copilot_internal.cost_records";
     assert_eq!(database.value(books).await, format!("{0} {0}.00", kept + 2));
-    assert!(!disk.0.join("spool/1.damaged").exists(), "nothing is torn");
+    assert!(!disk.path().join("spool/1.damaged").exists(), "nothing is torn");
     let finished = gate.interrupt();
     assert_eq!(finished.code, Some(0));
     assert!(!finished.log.iter().any(|line| line.contains("damaged")), "{:?}", finished.log);

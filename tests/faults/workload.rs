@@ -157,6 +157,7 @@ impl Shared {
             let status = response.status().as_u16();
             let answer: Value = response.json().await.unwrap_or_default();
             // 404: another host has promised it, and its reply from the store was lost; it will be in the books soon.
+            // 507: this host has no room to keep it.
             match status {
                 200 | 201 | 410 => {
                     if answer["degraded"] == true {
@@ -167,7 +168,7 @@ impl Shared {
                     }
                     return answer;
                 }
-                404 | 503 => tokio::time::sleep(Duration::from_millis(20)).await,
+                404 | 503 | 507 => tokio::time::sleep(Duration::from_millis(20)).await,
                 other => panic!("{path} {body}: {other} {answer}"),
             }
         }

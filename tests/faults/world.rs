@@ -13,28 +13,34 @@ use super::clocks::Clock;
 use super::fault::Fault;
 use super::server::{Primary, Standby, run};
 use super::workload::{Dice, Workload};
-use crate::harness::{Binary, PATIENCE, Scratch, guests};
+use crate::harness::{Binary, PATIENCE, Scratch, SmallDisk, guests};
 use crate::outages::switch::{Switch, Wire};
 
 const TENANTS: usize = 4;
 /// The farthest that a clock jumps.
 const SECONDS: u64 = 6 * 60 * 60;
+/// Of the small disk, in MiB.
+const SMALL: u32 = 64;
 
 pub struct Host {
     gate: Option<Binary>,
     pub switch: Switch,
     pub clock: Clock,
+    /// Over its data directory, for one of the hosts.
+    disk: Option<SmallDisk>,
     data: Scratch,
     url: String,
 }
 
 impl Host {
-    pub fn new(store: &PgConnectOptions, clock: Clock) -> Self {
+    pub fn new(store: &PgConnectOptions, clock: Clock, on_small_disk: bool) -> Self {
         let switch = Switch::new(store.get_socket().expect("a socket"));
         let in_url = |path: &Path| path.to_str().expect("a text").replace('/', "%2F");
         let (user, database) = (store.get_username(), store.get_database().expect("a database"));
         let url = format!("postgres://{user}@{}/{database}", in_url(switch.folder()));
-        let mut host = Self { gate: None, switch, clock, data: Scratch::new(), url };
+        let data = Scratch::new();
+        let disk = on_small_disk.then(|| SmallDisk::over(&data, SMALL)).flatten();
+        let mut host = Self { gate: None, switch, clock, disk, data, url };
         host.start();
         host
     }
@@ -103,7 +109,7 @@ impl World {
     /// With quotas that deny nothing, one of which has many windows.
     pub async fn start(seed: u64, clocks: Option<&PathBuf>) -> Self {
         let primary = Primary::start().await;
-        let hosts = [0, 1].map(|_| Host::new(&primary.options(), Clock::new(clocks.cloned())));
+        let hosts = [false, true].map(|small| Host::new(&primary.options(), Clock::new(clocks.cloned()), small));
         for n in 0..TENANTS {
             for period in ["hour", "lifetime"] {
                 let path = format!("/v1/quotas/tenant/t-{n}/llm/{period}");
@@ -116,6 +122,11 @@ impl World {
 
     pub fn options(&self) -> PgConnectOptions {
         self.primary.as_ref().expect("a database").options()
+    }
+
+    /// Where this user may mount one.
+    pub fn small_disk(&self) -> Option<&SmallDisk> {
+        self.hosts[1].disk.as_ref()
     }
 
     fn wires(&self, wire: Wire, hosts: &[usize]) {
@@ -140,6 +151,7 @@ impl World {
             Fault::SilentForAll => self.cut(Wire::IsSilent, &[0, 1], some).await,
             Fault::SilentForOne => self.cut(Wire::IsSilent, &[one], some).await,
             Fault::LostReplies => self.cut(Wire::LosesReplies, &[0, 1], some).await,
+            Fault::SlowForAll => self.cut(Wire::Delays, &[0, 1], some).await,
             Fault::ReadOnly => self.takes_no_writes(some).await,
             Fault::NoMoreConnections => {
                 let mut taken: Vec<PgConnection> = Vec::new();
@@ -160,6 +172,11 @@ impl World {
             Fault::LostPrimary => {
                 let standby = self.loses_its_primary(some).await;
                 self.primary = Some(standby.promote().await);
+            }
+            Fault::FullDisk => {
+                self.small_disk().expect("a small disk").fills_up_to(0);
+                self.cut(Wire::Refuses, &[0, 1], some).await;
+                self.small_disk().expect("a small disk").has_room_again();
             }
             Fault::ClockAhead => self.jumps(one, seconds(dice), some).await,
             Fault::ClockBehind => self.jumps(one, -seconds(dice), some).await,

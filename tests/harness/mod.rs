@@ -3,6 +3,7 @@
 mod answer;
 mod binary;
 mod cluster;
+mod disk;
 pub mod guests;
 mod mail;
 pub mod page;
@@ -32,6 +33,7 @@ use tollgate::worker::alerts::Alerting;
 pub use self::answer::Answer;
 pub use self::binary::{Binary, Running, tollgate, tollgate_in, tollgate_into};
 pub use self::cluster::Database;
+pub use self::disk::SmallDisk;
 pub use self::mail::MailServer;
 pub use self::patience::{PATIENCE, until};
 pub use self::receiver::{Behaviour, Receiver};

@@ -1,8 +1,10 @@
 //! A database that can be switched off: between a host and PostgreSQL, it forwards everything, or refuses, or is silent.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{UnixListener, UnixStream};
@@ -20,7 +22,12 @@ pub enum Wire {
     IsSilent,
     /// Statements are carried out, and nobody hears of it: the connection is cut with the first reply.
     LosesReplies,
+    /// Every reply comes later.
+    Delays,
 }
+
+/// How much later: much longer than a statement takes, and much less than a silence.
+const DELAY: Duration = Duration::from_millis(100);
 
 pub struct Switch {
     wire: watch::Sender<Wire>,
@@ -86,15 +93,21 @@ async fn forward(mut client: UnixStream, server: PathBuf, mut wire: watch::Recei
                     return;
                 }
             }
-            Wire::LosesReplies => {
+            Wire::LosesReplies | Wire::Delays => {
                 let (mut asks, mut answers) = (vec![0; 65_536], vec![0; 65_536]);
-                tokio::select! {
-                    read = client.read(&mut asks) => match read {
-                        Ok(length @ 1..) if server.write_all(&asks[..length]).await.is_ok() => {}
-                        _ => return,
-                    },
-                    _ = server.read(&mut answers) => return,
-                    changed = wire.changed() => if changed.is_err() { return },
+                let goes_on = tokio::select! {
+                    read = client.read(&mut asks) => passes_on(read, &asks, &mut server).await,
+                    read = server.read(&mut answers) => {
+                        if now == Wire::LosesReplies {
+                            return;
+                        }
+                        tokio::time::sleep(DELAY).await;
+                        passes_on(read, &answers, &mut client).await
+                    }
+                    changed = wire.changed() => changed.is_ok(),
+                };
+                if !goes_on {
+                    return;
                 }
             }
             Wire::Forwards => {
@@ -104,5 +117,13 @@ async fn forward(mut client: UnixStream, server: PathBuf, mut wire: watch::Recei
                 }
             }
         }
+    }
+}
+
+/// What was read, if there is somebody to read and somebody to hear it.
+async fn passes_on(read: io::Result<usize>, bytes: &[u8], to: &mut UnixStream) -> bool {
+    match read {
+        Ok(length @ 1..) => to.write_all(&bytes[..length]).await.is_ok(),
+        _ => false,
     }
 }
