@@ -63,15 +63,16 @@ impl World {
         let store = |error| GateError::Store(Arc::new(error));
         let disk = |error: std::io::Error| GateError::Spool(error.to_string());
         let mut link = self.store.link_in_outage();
-        let mut done = Mark::default();
-        for round in 0_u32.. {
-            // Each round has only what came during the one before; the last ones must not be overtaken.
-            if round > 0 {
+        let (mut done, were_there) = (Mark::default(), self.outages.spool.records());
+        loop {
+            // Behind what was there is what came meanwhile: new records must not overtake that for ever.
+            let holds = done.records() as u64 >= were_there;
+            if holds {
                 self.outages.spool.hold().await.map_err(disk)?;
             }
             let records;
             (records, done) = self.outages.spool.read(done).await.map_err(disk)?;
-            if round > 0 && records.is_empty() {
+            if holds && records.is_empty() {
                 let (health, waiting) = (self.store.health().clone(), report.waiting.clone());
                 if self.outages.spool.finish(done, waiting, move || health.is_back()).await.map_err(disk)? {
                     break;
@@ -87,13 +88,19 @@ impl World {
     /// Tries what waits for reservations that another host has promised and not yet brought into the books.
     pub(super) async fn try_waiting(&self) -> Result<(), GateError> {
         let disk = |error: std::io::Error| GateError::Spool(error.to_string());
-        let (records, mark) = self.outages.spool.read(Mark::default()).await.map_err(disk)?;
-        let (count, mut report, mut link) = (records.len(), Report::default(), self.store.link());
-        for step in self.steps(records, &mut report).await? {
-            let done = self.carry_out(&mut link, step, &mut report).await;
-            done.map_err(|error| GateError::Store(Arc::new(error)))?;
+        let (mut mark, mut report, mut link) = (Mark::default(), Report::default(), self.store.link());
+        loop {
+            let records;
+            (records, mark) = self.outages.spool.read(mark).await.map_err(disk)?;
+            if records.is_empty() {
+                break;
+            }
+            for step in self.steps(records, &mut report).await? {
+                let done = self.carry_out(&mut link, step, &mut report).await;
+                done.map_err(|error| GateError::Store(Arc::new(error)))?;
+            }
         }
-        if report.waiting.len() < count {
+        if report.waiting.len() < mark.records() {
             self.outages.spool.replace(mark, report.waiting).await.map_err(disk)?;
         }
         Ok(())

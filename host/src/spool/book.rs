@@ -11,7 +11,7 @@ use std::sync::mpsc::Receiver;
 
 use super::disk::Disk;
 use super::frame::{framed, scan};
-use super::{Append, Job, Mark, QUEUE, Size, SpoolError};
+use super::{Append, Job, Mark, PIECE, QUEUE, Size, SpoolError};
 
 /// What the thread owns.
 pub(super) struct Book {
@@ -43,8 +43,8 @@ impl Book {
     }
 
     /// Writes `records` to a new file, and puts it in the place of this one.
-    fn rewrite(&mut self, records: &[Vec<u8>]) -> io::Result<()> {
-        let whole: Vec<u8> = records.iter().flat_map(|record| framed(record)).collect();
+    fn rewrite<R: AsRef<[u8]>>(&mut self, records: &[R]) -> io::Result<()> {
+        let whole: Vec<u8> = records.iter().flat_map(|record| framed(record.as_ref())).collect();
         let next = self.path.with_extension("next");
         let file = self.disk.open(&next, OpenOptions::new().read(true).write(true).create(true).truncate(true))?;
         self.disk.write(&file, 0, &whole)?;
@@ -94,9 +94,16 @@ impl Book {
     fn read(&mut self, mark: Mark) -> io::Result<(Vec<Vec<u8>>, Mark)> {
         self.is_good(mark)?;
         // Not what is behind `length`: nobody was told that it was kept.
-        let records = scan(&self.disk.read(&self.file, self.length)?).records;
-        let end = Mark { records: records.len(), era: Some(self.era) };
-        Ok((records.into_iter().skip(mark.records).collect(), end))
+        let most = PIECE.min(self.length.saturating_sub(mark.bytes));
+        let piece = self.disk.read(&self.file, mark.bytes, most)?;
+        let found = scan(&piece);
+        // A record that the piece ends in the middle of is for the next one.
+        if !found.damaged.is_empty() || found.records.is_empty() && most > 0 {
+            return Err(io::Error::other("what it holds is damaged: start again, and that is set aside"));
+        }
+        let end =
+            Mark { records: mark.records + found.records.len(), bytes: mark.bytes + found.end, era: Some(self.era) };
+        Ok((found.records.into_iter().map(<[u8]>::to_vec).collect(), end))
     }
 
     fn is_good(&self, mark: Mark) -> io::Result<()> {

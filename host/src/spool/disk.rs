@@ -24,14 +24,14 @@ pub trait Disk: Send {
         how.open(path)
     }
 
-    /// The first `most` bytes of a file.
+    /// The bytes of a file that begin at `from`, `most` at most.
     ///
     /// # Errors
     /// See [`Disk::step`].
-    fn read(&mut self, mut file: &File, most: u64) -> io::Result<Vec<u8>> {
+    fn read(&mut self, mut file: &File, from: u64, most: u64) -> io::Result<Vec<u8>> {
         self.step()?;
         let mut bytes = Vec::new();
-        file.seek(SeekFrom::Start(0))?;
+        file.seek(SeekFrom::Start(from))?;
         file.take(most).read_to_end(&mut bytes)?;
         Ok(bytes)
     }

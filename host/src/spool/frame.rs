@@ -26,10 +26,10 @@ fn sum(record: &[u8]) -> [u8; SUM] {
 
 /// What a file holds.
 #[derive(Debug, Default)]
-pub(super) struct Scan {
-    pub(super) records: Vec<Vec<u8>>,
+pub(super) struct Scan<'a> {
+    pub(super) records: Vec<&'a [u8]>,
     /// Bytes between records that are none.
-    pub(super) damaged: Vec<Vec<u8>>,
+    pub(super) damaged: Vec<&'a [u8]>,
     /// The last record is not all there.
     pub(super) torn: bool,
     /// Where the last whole record ends.
@@ -48,18 +48,18 @@ pub(super) fn first(mut file: impl io::Read) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// Reads every whole record.
-pub(super) fn scan(bytes: &[u8]) -> Scan {
+pub(super) fn scan(bytes: &[u8]) -> Scan<'_> {
     let (mut found, mut at) = (Scan::default(), 0);
     while at < bytes.len() {
         if let Some(record) = record(&bytes[at..]) {
-            found.records.push(record.to_vec());
+            found.records.push(record);
             at += HEAD + record.len();
             found.end = at as u64;
             continue;
         }
         match (at + 1..bytes.len()).find(|&next| record(&bytes[next..]).is_some()) {
             Some(next) => {
-                found.damaged.push(bytes[at..next].to_vec());
+                found.damaged.push(&bytes[at..next]);
                 at = next;
             }
             None if is_unfinished(&bytes[at..]) => {
@@ -67,7 +67,7 @@ pub(super) fn scan(bytes: &[u8]) -> Scan {
                 break;
             }
             None => {
-                found.damaged.push(bytes[at..].to_vec());
+                found.damaged.push(&bytes[at..]);
                 break;
             }
         }

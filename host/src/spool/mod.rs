@@ -21,6 +21,9 @@ pub use self::disk::{Disk, Local};
 
 /// Records that wait for the disk; more are refused.
 const QUEUE: usize = 4_096;
+/// Of the file, in bytes, that is read at once: however much waits, its replay needs no more memory than this. A record is
+/// much smaller, since a request is.
+const PIECE: u64 = 4 << 20;
 
 /// Why a record was not kept.
 #[derive(Debug, thiserror::Error)]
@@ -58,8 +61,16 @@ enum Job {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mark {
     records: usize,
+    bytes: u64,
     /// How often records had been taken out.
     era: Option<u64>,
+}
+
+impl Mark {
+    /// How many records are before it.
+    pub fn records(&self) -> usize {
+        self.records
+    }
 }
 
 struct Append {
@@ -162,7 +173,7 @@ impl Spool {
         .await
     }
 
-    /// The records behind `mark`, and how far that is.
+    /// The next records behind `mark`, and how far that is; none where it is the end.
     ///
     /// # Errors
     /// The disk; or somebody else has taken records out since.

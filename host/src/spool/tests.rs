@@ -111,6 +111,51 @@ async fn it_is_finished_only_when_everything_was_carried_out() {
 }
 
 #[tokio::test]
+async fn however_much_there_is_it_is_read_piece_by_piece() {
+    let dir = dir("pieces");
+    let (spool, _) = Spool::open(&dir, 4 * PIECE).expect("a spool");
+    let records: Vec<Vec<u8>> = (0..=u8::MAX).map(|n| vec![n; 60_000]).collect();
+    for record in &records {
+        spool.append(record.clone()).await.expect("room");
+    }
+    let (mut all, mut pieces, mut mark) = (Vec::new(), 0, Mark::default());
+    loop {
+        let (piece, next) = spool.read(mark).await.expect("records");
+        assert!(piece.iter().map(Vec::len).sum::<usize>() as u64 <= PIECE);
+        if piece.is_empty() {
+            break;
+        }
+        all.extend(piece);
+        assert!(all.len() == records.len() || !spool.replace(next, Vec::new()).await.expect("no error"));
+        (pieces, mark) = (pieces + 1, next);
+    }
+    assert_eq!((all == records, pieces, mark.records()), (true, 4, records.len()));
+    assert!(spool.finish(mark, vec![b"waits".to_vec()], || ()).await.expect("no error"));
+    assert_eq!(texts(&spool).await, ["waits"]);
+    fs::remove_dir_all(dir).expect("a folder");
+}
+
+#[tokio::test]
+async fn what_was_damaged_since_it_was_opened_ends_a_read() {
+    let dir = dir("rotten");
+    let path = filled(&dir, &["one", "two"]).await;
+    let (spool, _) = open(&dir);
+    let mut bytes = fs::read(&path).expect("a file");
+    for at in 0..bytes.len() {
+        bytes[at] ^= 0x10;
+        fs::write(&path, &bytes).expect("a file");
+        let to_the_end = async {
+            // What is whole may come first.
+            let (_, next) = spool.read(Mark::default()).await?;
+            spool.read(next).await
+        };
+        to_the_end.await.expect_err("a damaged record");
+        bytes[at] ^= 0x10;
+    }
+    fs::remove_dir_all(dir).expect("a folder");
+}
+
+#[tokio::test]
 async fn two_hosts_of_one_directory_have_a_file_each_and_the_next_takes_over_what_one_left() {
     let dir = dir("two");
     let (first, _) = open(&dir);

@@ -72,7 +72,8 @@ impl Book {
 
     /// Reads what is there, puts what is damaged aside, and cuts off what was never finished.
     fn recover(&mut self) -> io::Result<Found> {
-        let found = scan(&self.disk.read(&self.file, u64::MAX)?);
+        let whole = self.disk.read(&self.file, 0, u64::MAX)?;
+        let found = scan(&whole);
         if found.damaged.is_empty() {
             self.length = found.end;
             self.disk.cut(&self.file, found.end)?;
@@ -89,7 +90,8 @@ impl Book {
 
     /// Takes over the records of a host that is gone; tells how many were damaged.
     fn take_over(&mut self, other: &File) -> io::Result<usize> {
-        let found = scan(&self.disk.read(other, u64::MAX)?);
+        let theirs = self.disk.read(other, 0, u64::MAX)?;
+        let found = scan(&theirs);
         for bytes in &found.damaged {
             self.aside("damaged", bytes)?;
         }
