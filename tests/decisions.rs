@@ -1,8 +1,13 @@
 //! Each decision is stored with the facts that its policy saw, the policy's name and digest, and the outcome.
 
 use serde_json::{Value, json};
+use tollgate::decision::new_id;
+use tollgate::money::Money;
+use tollgate::store::Store;
+use tollgate::store::decisions::DecisionRow;
+use uuid::Uuid;
 
-use crate::harness::{Host, llm};
+use crate::harness::{Database, Host, instant, llm};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_denial_is_stored_with_everything_that_its_policy_saw() {
@@ -117,4 +122,41 @@ async fn denials_are_all_stored_and_allowed_checks_up_to_a_thousand_a_second() {
     host.get("/v1/decisions?limit=1").await.expect_status(200);
     let counts = "SELECT string_agg(outcome || ' ' || n, ', ' ORDER BY outcome) FROM (SELECT outcome, count(*) AS n FROM copilot_internal.decisions GROUP BY 1) AS c";
     assert_eq!(host.database.value(counts).await, "allowed 1000, denied 20");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_is_copied_letter_by_letter_whatever_is_in_it() {
+    let database = Database::migrated().await;
+    let store = Store::new(database.options());
+    let odd = "\\N \\. a\tb\nc\rd\\\\ \"é\" \u{8}";
+    let decided_at = instant("2026-01-04T12:00:00.123456Z");
+    let row = DecisionRow {
+        id: new_id(decided_at),
+        decided_at,
+        tenant_id: "\\N".to_owned(),
+        user_id: Some(odd.to_owned()),
+        resource_type: "llm".to_owned(),
+        estimate: Money::from_nanos(999_999_999_000_000_001),
+        request_id: Some(String::new()),
+        outcome: "denied",
+        code: None,
+        reason: Some(odd.to_owned()),
+        quota_id: Some("019b88e0-ea00-743b-a3d8-e453e2d72f64".parse().expect("an id")),
+        policy_name: "\\".to_owned(),
+        policy_digest: "sha256:0".to_owned(),
+        facts: json!({ "note": odd }).to_string(),
+    };
+    let bare = DecisionRow { id: Uuid::nil(), user_id: None, reason: None, quota_id: None, ..row.clone() };
+    store.log_link().copy_decisions(&[row.clone(), bare]).await.expect("both are copied");
+    let stored = store.decision(row.id).await.expect("an answer").expect("the row");
+    assert_eq!((stored.id, stored.decided_at, stored.estimate_nanos), (row.id, row.decided_at, row.estimate.nanos()));
+    assert_eq!((&stored.tenant_id, &stored.user_id, &stored.reason), (&row.tenant_id, &row.user_id, &row.reason));
+    assert_eq!((stored.request_id, stored.code, stored.quota_id), (row.request_id, None, row.quota_id));
+    assert_eq!(
+        (stored.policy_name, stored.policy_digest, stored.facts),
+        (row.policy_name, row.policy_digest, row.facts)
+    );
+    let nothing =
+        "SELECT count(*) FROM copilot_internal.decisions WHERE user_id IS NULL AND reason IS NULL AND quota_id IS NULL";
+    assert_eq!(database.value(nothing).await, "1");
 }

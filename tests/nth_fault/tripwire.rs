@@ -185,7 +185,8 @@ impl Asked {
             self.hears(wire, message[0], &message[5..]);
             match message[0] {
                 b'S' | b'Q' => return Some((self.bytes.drain(..end).collect(), Some(at))),
-                b'X' | b'p' => return Some((self.bytes.drain(..end).collect(), None)),
+                // The last message, a password, and what is copied: nobody waits for a reply before he sends more.
+                b'X' | b'p' | b'd' | b'c' | b'f' => return Some((self.bytes.drain(..end).collect(), None)),
                 _ => at = end,
             }
         }

@@ -5,17 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::facts;
 use crate::decision::Decision;
 use crate::policy::Generation;
 use crate::store::decisions::DecisionRow;
-use crate::store::{Store, StoreError};
+use crate::store::{Link, Store, StoreError};
 
 const QUEUE: usize = 8_192;
-const LARGEST_BATCH: usize = 128;
+const LARGEST_BATCH: usize = 512;
 /// More rows than this at once, and the next ones wait a little for each other: a statement costs more than its rows.
 const BUSY: usize = 16;
 /// How long they wait.
@@ -34,6 +33,8 @@ enum Job {
 /// Takes decisions and writes them.
 pub struct Recorder {
     jobs: mpsc::Sender<Job>,
+    /// Somebody waits for the rows.
+    hurry: Arc<Notify>,
     second: AtomicI64,
     allowed_in_second: AtomicU64,
     skipped: AtomicU64,
@@ -43,8 +44,15 @@ impl Recorder {
     /// Starts the task that writes.
     pub fn start(store: Store) -> Self {
         let (jobs, arrivals) = mpsc::channel(QUEUE);
-        tokio::spawn(write(store, arrivals));
-        Self { jobs, second: AtomicI64::new(0), allowed_in_second: AtomicU64::new(0), skipped: AtomicU64::new(0) }
+        let hurry = Arc::new(Notify::new());
+        tokio::spawn(write(store, arrivals, hurry.clone()));
+        Self {
+            jobs,
+            hurry,
+            second: AtomicI64::new(0),
+            allowed_in_second: AtomicU64::new(0),
+            skipped: AtomicU64::new(0),
+        }
     }
 
     /// Stores an allowed check if the rate allows it; never waits.
@@ -79,27 +87,37 @@ impl Recorder {
     pub async fn flush(&self) {
         let (done, written) = oneshot::channel();
         if self.jobs.send(Job::Flush(done)).await.is_ok() {
+            self.hurry.notify_one();
             let _ = written.await;
         }
     }
 }
 
-async fn insert(store: &Store, rows: &[DecisionRow]) -> Result<(), StoreError> {
-    let mut inserted = store.guard(store.insert_decisions(rows)).await;
+/// Cheaply if that is possible, which it is unless something fails.
+async fn insert(store: &Store, link: &mut Link, rows: &[DecisionRow]) -> Result<(), StoreError> {
+    let mut inserted = link.copy_decisions(rows).await;
     for _ in 1..ATTEMPTS {
         if inserted.as_ref().err().is_none_or(StoreError::is_outage) {
             break;
         }
+        // The last attempt may have been carried out, whatever was heard of it.
         inserted = store.guard(store.insert_decisions(rows)).await;
     }
     inserted
 }
 
-async fn write(store: Store, mut arrivals: mpsc::Receiver<Job>) {
+async fn write(store: Store, mut arrivals: mpsc::Receiver<Job>, hurry: Arc<Notify>) {
     let mut jobs = Vec::with_capacity(LARGEST_BATCH);
+    let mut link = store.log_link();
     while arrivals.recv_many(&mut jobs, LARGEST_BATCH).await > 0 {
-        if jobs.len() > BUSY {
-            gather(&mut arrivals, &mut jobs).await;
+        if jobs.len() > BUSY && jobs.len() < LARGEST_BATCH {
+            // Asleep: otherwise each of those that come would wake this task.
+            let _ = tokio::time::timeout(GATHERING, hurry.notified()).await;
+            while jobs.len() < LARGEST_BATCH
+                && let Ok(job) = arrivals.try_recv()
+            {
+                jobs.push(job);
+            }
         }
         let (mut rows, mut flushed) = (Vec::with_capacity(jobs.len()), Vec::new());
         for job in jobs.drain(..) {
@@ -112,30 +130,17 @@ async fn write(store: Store, mut arrivals: mpsc::Receiver<Job>) {
             }
         }
         if !rows.is_empty()
-            && let Err(error) = insert(&store, &rows).await
+            && let Err(error) = insert(&store, &mut link, &rows).await
         {
             // One that the database does not take must not cost the others.
             let mut lost = if error.is_outage() { rows.len() } else { 0 };
             for row in rows.iter().skip(lost) {
-                lost += usize::from(insert(&store, std::slice::from_ref(row)).await.is_err());
+                lost += usize::from(insert(&store, &mut link, std::slice::from_ref(row)).await.is_err());
             }
             tracing::error!(lost, reason = %error, "Decisions not stored");
         }
         for done in flushed {
             let _ = done.send(());
-        }
-    }
-}
-
-/// Adds what arrives within a moment; somebody who waits for the rows ends it.
-async fn gather(arrivals: &mut mpsc::Receiver<Job>, jobs: &mut Vec<Job>) {
-    let until = Instant::now() + GATHERING;
-    let mut seen = 0;
-    while jobs.len() < LARGEST_BATCH && !jobs[seen..].iter().any(|job| matches!(job, Job::Flush(_))) {
-        seen = jobs.len();
-        let room = LARGEST_BATCH - seen;
-        if !matches!(timeout_at(until, arrivals.recv_many(jobs, room)).await, Ok(1..)) {
-            return;
         }
     }
 }

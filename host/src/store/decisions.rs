@@ -1,5 +1,7 @@
 //! The decision log: every denial, and allowed checks up to a rate, with the facts that the policy saw.
 
+mod copying;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::FromRow;
 use uuid::Uuid;
@@ -107,24 +109,33 @@ macro_rules! stored_columns {
     };
 }
 
+/// The columns of a [`DecisionRow`], in the order in which `copying` writes them.
+macro_rules! columns {
+    () => {
+        "id, decided_at, tenant_id, user_id, resource_type, estimate_usd, request_id, outcome, code, reason,
+         quota_id, policy_name, policy_digest, facts"
+    };
+}
+use columns;
+
 impl Store {
     /// Writes decisions; one that is there already stays as it is.
     ///
     /// # Errors
     /// The database does not answer; then none was written.
     pub async fn insert_decisions(&self, rows: &[DecisionRow]) -> Result<(), StoreError> {
-        sqlx::query(
-            "INSERT INTO copilot_internal.decisions
-                 (id, decided_at, tenant_id, user_id, resource_type, estimate_usd, request_id, outcome, code, reason,
-                  quota_id, policy_name, policy_digest, facts)
+        sqlx::query(concat!(
+            "INSERT INTO copilot_internal.decisions (",
+            columns!(),
+            ")
              SELECT id, decided_at, tenant_id, user_id, resource_type, nanos * 0.000000001, request_id, outcome, code, reason,
                     quota_id, policy_name, policy_digest, facts::json
              FROM unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[],
                          $8::text[], $9::text[], $10::text[], $11::uuid[], $12::text[], $13::text[], $14::text[])
                   AS d (id, decided_at, tenant_id, user_id, resource_type, nanos, request_id, outcome, code, reason,
                         quota_id, policy_name, policy_digest, facts)
-             ON CONFLICT (id, decided_at) DO NOTHING",
-        )
+             ON CONFLICT (id, decided_at) DO NOTHING"
+        ))
         .bind(column(rows, |row| row.id))
         .bind(column(rows, |row| row.decided_at))
         .bind(column(rows, |row| row.tenant_id.as_str()))

@@ -14,6 +14,8 @@ pub mod embedded;
 pub mod health;
 pub mod inspect;
 pub mod ledger;
+mod link;
+mod migration;
 pub mod onboarding;
 pub mod outlook;
 pub mod overrides;
@@ -25,26 +27,22 @@ pub mod shadows;
 pub mod subjects;
 pub mod tenants;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions as _, Connection as _, PgConnection, PgPool};
+use sqlx::{ConnectOptions as _, PgPool};
 
 use self::health::Health;
-
+pub use self::link::Link;
+use self::migration::MIGRATIONS;
+pub use self::migration::migrate;
 use crate::metrics::StoreGauges;
 
 const SCHEMA: &str = "copilot_internal";
-/// The server ends a statement after 5 s; one that takes longer is not heard any more.
-const STATEMENT_WITHIN: Duration = Duration::from_secs(8);
-/// How long the end of an outage waits for a connection: nobody waits for it meanwhile, and a server to which everybody
-/// connects again at once may take longer than a request can wait.
-const CONNECT_IN_OUTAGE: Duration = Duration::from_secs(4);
 /// How long something waits for one of the pool's connections.
 const ACQUIRE_WITHIN: Duration = Duration::from_secs(2);
-static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 
 /// Why the store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -101,7 +99,7 @@ impl From<sqlx::Error> for StoreError {
 #[derive(Clone, Debug)]
 pub struct Store {
     pool: PgPool,
-    /// For the decision log, which carries no money: its commits do not wait for the disk, and are in its order.
+    /// For the decision log.
     log: PgPool,
     options: PgConnectOptions,
     health: Health,
@@ -150,7 +148,7 @@ impl Store {
                     Box::pin(async move { Ok(!is_left_over) })
                 })
         };
-        let log = pool(LOG_CONNECTIONS).connect_lazy_with(options.clone().options([("synchronous_commit", "off")]));
+        let log = pool(LOG_CONNECTIONS).connect_lazy_with(of_the_log(options.clone()));
         Self { pool: pool(CONNECTIONS).connect_lazy_with(options.clone()), log, options, health }
     }
 
@@ -195,35 +193,6 @@ impl Store {
         Ok(StoreGauges { reservations_held: count(held), alerts_due: count(due) })
     }
 
-    /// Closes every connection, after what is in flight on it, unless that takes too long.
-    pub async fn close(&self) {
-        let closed = async { tokio::join!(self.log.close(), self.pool.close()) };
-        let _ = tokio::time::timeout(ACQUIRE_WITHIN, closed).await;
-    }
-}
-
-/// A connection that its owner keeps from statement to statement: giving one back costs the pool a round trip. The hot
-/// path's statements are methods of it. What is under way must not be cancelled.
-#[derive(Debug)]
-pub struct Link {
-    options: PgConnectOptions,
-    /// Where a statement ends early when the store is known to be down.
-    health: Option<Health>,
-    connection: Option<PgConnection>,
-    connected: Instant,
-}
-
-impl Store {
-    /// A link that connects when it is used first.
-    pub fn link(&self) -> Link {
-        Link::new(self.options.clone(), Some(self.health.clone()))
-    }
-
-    /// A link for what is done while the store still counts as down: bringing it up to date.
-    pub fn link_in_outage(&self) -> Link {
-        Link::new(self.options.clone(), None)
-    }
-
     /// See [`Health::guard`].
     ///
     /// # Errors
@@ -231,124 +200,20 @@ impl Store {
     pub async fn guard<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         self.health.guard(work).await
     }
+
+    /// Closes every connection, after what is in flight on it, unless that takes too long.
+    pub async fn close(&self) {
+        let closed = async { tokio::join!(self.log.close(), self.pool.close()) };
+        let _ = tokio::time::timeout(ACQUIRE_WITHIN, closed).await;
+    }
 }
 
-impl Link {
-    fn new(options: PgConnectOptions, health: Option<Health>) -> Self {
-        Self { options, health, connection: None, connected: Instant::now() }
-    }
-
-    /// Its connection; [`Link::give_back`] it, or it is closed.
-    async fn take(&mut self) -> Result<PgConnection, StoreError> {
-        // What an outage has left leads nowhere, or to a server that is no primary any more.
-        let back_for = self.health.as_ref().and_then(Health::back_for);
-        let is_left_over = back_for.is_some_and(|back_for| self.connected.elapsed() > back_for);
-        if let Some(connection) = self.connection.take().filter(|_| !is_left_over) {
-            return Ok(connection);
-        }
-        self.connected = Instant::now();
-        // Rare and large: not within every future that may connect.
-        let within = if self.health.is_some() { health::SILENCE } else { CONNECT_IN_OUTAGE };
-        let connected = Box::pin(tokio::time::timeout(within, self.options.connect()));
-        self.guard(async {
-            let silent = |_| StoreError::Unreachable(format!("no connection within {within:?}"));
-            Ok(connected.await.map_err(silent)??)
-        })
-        .await
-    }
-
-    async fn guard<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        if let Some(health) = &self.health {
-            return health.guard(work).await;
-        }
-        // Nobody would say so: the probe waits for what is done here.
-        let silent = |_| StoreError::Unreachable("it was silent in the middle of a statement".to_owned());
-        tokio::time::timeout(STATEMENT_WITHIN, work).await.map_err(silent)?
-    }
-
-    /// A connection on which a statement failed may be no more: the next one gets another.
-    fn give_back<T>(&mut self, connection: PgConnection, answer: Result<T, StoreError>) -> Result<T, StoreError> {
-        if matches!(answer, Ok(_) | Err(StoreError::Conflict(_) | StoreError::Refused(_) | StoreError::Slow(_))) {
-            self.connection = Some(connection);
-        }
-        answer
-    }
+/// The decision log carries no money: its commits do not wait for the disk, and are in its order.
+fn of_the_log(options: PgConnectOptions) -> PgConnectOptions {
+    options.options([("synchronous_commit", "off")])
 }
 
 /// One column of what a statement takes as arrays.
 fn column<'a, T, U>(rows: &'a [T], pick: impl Fn(&'a T) -> U) -> Vec<U> {
     rows.iter().map(pick).collect()
-}
-
-/// Brings the database to this version: creates the tables, takes over those of the replaced system,
-/// and creates the log view where the role may.
-///
-/// # Errors
-/// The database does not answer, or a migration does not apply (it is rolled back whole).
-pub async fn migrate(options: &PgConnectOptions) -> Result<(), StoreError> {
-    // A request's time is no measure here: a large table takes longer, and so does another host that is at it.
-    let patient = [("client_min_messages", "warning"), ("statement_timeout", "0")];
-    let options = options.clone().disable_statement_logging().options(patient);
-    let mut connection = options.connect().await?;
-    // Asked first, since creating a schema that exists takes a right that the role may not have.
-    let missing: bool =
-        sqlx::query_scalar("SELECT to_regnamespace($1) IS NULL").bind(SCHEMA).fetch_one(&mut connection).await?;
-    if missing {
-        sqlx::query("CREATE SCHEMA IF NOT EXISTS copilot_internal").execute(&mut connection).await?;
-    }
-    // Where the list of applied migrations goes: not every role may write to schema `public`.
-    sqlx::query("SET search_path = copilot_internal").execute(&mut connection).await?;
-    // As `run` does, whose bounds keep it out of spawned tasks.
-    MIGRATIONS.run_direct(None, &mut connection, false).await.map_err(|error| match error {
-        MigrateError::Execute(error) => error.into(),
-        other => StoreError::Migrate(other),
-    })?;
-    create_log_view(&mut connection).await?;
-    report_combined_quotas(&mut connection).await?;
-    // Plans are made once and kept, so the first ones should know the tables.
-    sqlx::query("ANALYZE").execute(&mut connection).await?;
-    connection.close().await?;
-    Ok(())
-}
-
-/// The replaced system had quotas for all resource types together. They are kept, and limit nothing: whoever relied on
-/// them must hear of it.
-async fn report_combined_quotas(connection: &mut PgConnection) -> Result<(), StoreError> {
-    let combined: i64 =
-        sqlx::query_scalar("SELECT count(*) FROM copilot_internal.cost_quotas WHERE resource_type = 'all'")
-            .fetch_one(connection)
-            .await?;
-    if combined > 0 {
-        tracing::warn!(
-            combined,
-            "Quotas of the resource type \"all\" limit nothing: give each type, llm and e2b, its own"
-        );
-    }
-    Ok(())
-}
-
-/// `public.application_logs`: one row for each denial log line. Another system's table of that name is
-/// left alone, and so is a schema that the role may not write to; both are reported.
-async fn create_log_view(connection: &mut PgConnection) -> Result<(), StoreError> {
-    let owned: Option<bool> = sqlx::query_scalar(
-        "SELECT relkind = 'v' AND obj_description(oid) = 'Denial log lines of Tollgate.'
-         FROM pg_class WHERE oid = to_regclass('public.application_logs')",
-    )
-    .fetch_optional(&mut *connection)
-    .await?
-    .map(Option::unwrap_or_default);
-    if owned == Some(false) {
-        tracing::warn!(
-            "public.application_logs exists and is not ours: denials are in copilot_internal.decisions only"
-        );
-        return Ok(());
-    }
-    match sqlx::raw_sql(include_str!("application_logs.sql")).execute(connection).await {
-        Ok(_) => Ok(()),
-        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42501") => {
-            tracing::warn!(reason = %error, "public.application_logs not created: denials are in copilot_internal.decisions only");
-            Ok(())
-        }
-        Err(error) => Err(error.into()),
-    }
 }

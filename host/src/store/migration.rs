@@ -1,0 +1,82 @@
+//! Bringing a database to this version.
+
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
+
+use super::{SCHEMA, StoreError};
+
+pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
+
+/// Brings the database to this version: creates the tables, takes over those of the replaced system,
+/// and creates the log view where the role may.
+///
+/// # Errors
+/// The database does not answer, or a migration does not apply (it is rolled back whole).
+pub async fn migrate(options: &PgConnectOptions) -> Result<(), StoreError> {
+    // A request's time is no measure here: a large table takes longer, and so does another host that is at it.
+    let patient = [("client_min_messages", "warning"), ("statement_timeout", "0")];
+    let options = options.clone().disable_statement_logging().options(patient);
+    let mut connection = options.connect().await?;
+    // Asked first, since creating a schema that exists takes a right that the role may not have.
+    let missing: bool =
+        sqlx::query_scalar("SELECT to_regnamespace($1) IS NULL").bind(SCHEMA).fetch_one(&mut connection).await?;
+    if missing {
+        sqlx::query("CREATE SCHEMA IF NOT EXISTS copilot_internal").execute(&mut connection).await?;
+    }
+    // Where the list of applied migrations goes: not every role may write to schema `public`.
+    sqlx::query("SET search_path = copilot_internal").execute(&mut connection).await?;
+    // As `run` does, whose bounds keep it out of spawned tasks.
+    MIGRATIONS.run_direct(None, &mut connection, false).await.map_err(|error| match error {
+        MigrateError::Execute(error) => error.into(),
+        other => StoreError::Migrate(other),
+    })?;
+    create_log_view(&mut connection).await?;
+    report_combined_quotas(&mut connection).await?;
+    // Plans are made once and kept, so the first ones should know the tables.
+    sqlx::query("ANALYZE").execute(&mut connection).await?;
+    connection.close().await?;
+    Ok(())
+}
+
+/// The replaced system had quotas for all resource types together. They are kept, and limit nothing: whoever relied on
+/// them must hear of it.
+async fn report_combined_quotas(connection: &mut PgConnection) -> Result<(), StoreError> {
+    let combined: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM copilot_internal.cost_quotas WHERE resource_type = 'all'")
+            .fetch_one(connection)
+            .await?;
+    if combined > 0 {
+        tracing::warn!(
+            combined,
+            "Quotas of the resource type \"all\" limit nothing: give each type, llm and e2b, its own"
+        );
+    }
+    Ok(())
+}
+
+/// `public.application_logs`: one row for each denial log line. Another system's table of that name is
+/// left alone, and so is a schema that the role may not write to; both are reported.
+async fn create_log_view(connection: &mut PgConnection) -> Result<(), StoreError> {
+    let owned: Option<bool> = sqlx::query_scalar(
+        "SELECT relkind = 'v' AND obj_description(oid) = 'Denial log lines of Tollgate.'
+         FROM pg_class WHERE oid = to_regclass('public.application_logs')",
+    )
+    .fetch_optional(&mut *connection)
+    .await?
+    .map(Option::unwrap_or_default);
+    if owned == Some(false) {
+        tracing::warn!(
+            "public.application_logs exists and is not ours: denials are in copilot_internal.decisions only"
+        );
+        return Ok(());
+    }
+    match sqlx::raw_sql(include_str!("application_logs.sql")).execute(connection).await {
+        Ok(_) => Ok(()),
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42501") => {
+            tracing::warn!(reason = %error, "public.application_logs not created: denials are in copilot_internal.decisions only");
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
