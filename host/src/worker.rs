@@ -14,7 +14,7 @@ use tokio::time::MissedTickBehavior;
 
 use self::retention::Retention;
 use crate::clock::Clock;
-use crate::gate::Gate;
+use crate::gate::{Gate, GateError};
 use crate::store::{Store, StoreError};
 
 /// How often the store is asked whether it is there.
@@ -122,7 +122,7 @@ pub async fn make_days(store: &Store, clock: &Clock) -> Result<(), StoreError> {
 ///
 /// # Errors
 /// The store did not answer.
-pub async fn expire(gate: &Gate) -> Result<(), StoreError> {
+pub async fn expire(gate: &Gate) -> Result<(), GateError> {
     while gate.expire_due().await? > 0 {}
     Ok(())
 }

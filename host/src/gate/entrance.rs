@@ -24,6 +24,8 @@ use crate::store::reservations::{End, Ended, Ending, Reservation};
 
 /// The store can go and come between two looks, but not for ever.
 const TRIES: usize = 3;
+/// Expired reservations that are given back together: a part of a lane's queue.
+const DUE_AT_ONCE: i64 = 256;
 
 impl Gate {
     /// Whether the request would be allowed now. Changes no money.
@@ -128,6 +130,26 @@ impl Gate {
             return Ok(Told::Kept);
         }
         Ok(told)
+    }
+
+    /// Gives back what reservations hold whose time is over; tells how many there were. By their lanes: what changes a
+    /// lane's rows beside it makes it decide again.
+    ///
+    /// # Errors
+    /// The store did not answer, or a lane has no time for it.
+    pub async fn expire_due(&self) -> Result<usize, GateError> {
+        let due = self.world.due(self.world.clock.now(), DUE_AT_ONCE).await;
+        let mut answers = Vec::new();
+        for ending in due.map_err(|error| GateError::Store(Arc::new(error)))? {
+            let (reply, answer) = oneshot::channel();
+            self.money[self.lane(&ending.tenant)].submit(MoneyJob::End(ending, reply))?;
+            answers.push(answer);
+        }
+        let mut ended = 0;
+        for answer in answers {
+            ended += usize::from(answer.await.map_err(|_| GateError::Overloaded)??.is_some());
+        }
+        Ok(ended)
     }
 
     /// Prolongs a reservation until `until`, 24 hours after it was made at most. `None` where it is not held.

@@ -25,6 +25,7 @@ mod outage;
 mod plan;
 pub mod recall;
 mod recorder;
+mod refusal;
 mod replay;
 mod reserve;
 mod shadow;
@@ -250,14 +251,6 @@ impl Gate {
     /// It did not come to its end, and the store still counts as down. Doing it again is safe.
     pub async fn recover(&self) -> Result<(), GateError> {
         self.world.recover().await
-    }
-
-    /// Gives back what reservations hold whose time is over; tells how many there were.
-    ///
-    /// # Errors
-    /// The store did not answer.
-    pub async fn expire_due(&self) -> Result<usize, StoreError> {
-        self.world.expire_due(self.world.clock.now()).await
     }
 
     /// Returns when every decision that was answered is in the decision log.

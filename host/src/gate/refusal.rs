@@ -1,0 +1,141 @@
+//! Before a reservation is refused: whether it was admitted before, and whether held money is due to come back.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::World;
+use super::reserve::{LaneState, ReserveJob, Reserved};
+use crate::decision::Decision;
+use crate::quota::TenantId;
+use crate::store::StoreError;
+use crate::store::reservations::{Ending, Reservation};
+use crate::store::subjects::Subject;
+
+/// Expired reservations that one round gives back.
+const MOST_DUE: i64 = 500;
+
+/// Answers those whose request id was admitted before; returns the others.
+pub(super) async fn answer_repeated(world: &World, jobs: Vec<ReserveJob>) -> Vec<ReserveJob> {
+    let asked: Vec<(&TenantId, &str)> =
+        jobs.iter().filter_map(|job| Some((&job.request.tenant, job.request.request_id.as_deref()?))).collect();
+    if asked.is_empty() {
+        return jobs;
+    }
+    let made = match world.store.guard(world.store.reservations_of(&asked)).await {
+        Ok(made) => made,
+        Err(error) => {
+            let error = Arc::new(error);
+            for job in jobs {
+                job.fail(&error);
+            }
+            return Vec::new();
+        }
+    };
+    let key = |first: Reservation| Some(((first.tenant_id.clone(), first.request_id.clone()?), first));
+    let mut made: HashMap<_, _> = made.into_iter().filter_map(key).collect();
+    let mut others = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        let (tenant, request_id) = job.idempotency();
+        match made.remove(&(tenant.to_string(), request_id)) {
+            None => others.push(job),
+            Some(first) if first.body == *job.body => {
+                let _ = job.reply.send(Ok(Reserved::Repeated(Box::new(first))));
+            }
+            Some(_) => {
+                let id = job.request.request_id.clone().unwrap_or_default();
+                job.fail(&Arc::new(StoreError::Conflict(format!("requestId {id:?} was used with another body"))));
+            }
+        }
+    }
+    others
+}
+
+/// Answers denials. Where held money stands in the way, expired reservations are given back first, once per batch, and
+/// those requests are decided again; otherwise the caller is told when the first reservation expires.
+pub(super) async fn refuse(
+    world: &World,
+    state: &mut LaneState,
+    fresh: &mut HashSet<Subject>,
+    gave_back: &mut bool,
+    denied: Vec<(ReserveJob, Decision)>,
+) -> Vec<ReserveJob> {
+    let (jobs, decisions): (Vec<ReserveJob>, Vec<Decision>) = denied.into_iter().unzip();
+    // Whoever was admitted before is told so, even where his own hold now fills the quota.
+    let jobs = answer_repeated(world, jobs).await;
+    let open: HashSet<Uuid> = jobs.iter().map(|job| job.request.id).collect();
+    let mut decisions: Vec<Decision> =
+        decisions.into_iter().filter(|decision| open.contains(&decision.facts.request.id)).collect();
+    match world.when_held_money_returns(&mut decisions, !*gave_back).await {
+        Ok(false) => {}
+        Ok(true) => {
+            *gave_back = true;
+            for job in &jobs {
+                state.known.forget(&job.subject());
+                fresh.remove(&job.subject());
+            }
+            return jobs;
+        }
+        Err(error) => {
+            let error = Arc::new(error);
+            for job in jobs {
+                job.fail(&error);
+            }
+            return Vec::new();
+        }
+    }
+    let generation = world.policies.generation();
+    for (job, decision) in jobs.into_iter().zip(decisions) {
+        let decision = world.record(&generation, decision).await;
+        let _ = job.reply.send(Ok(Reserved::Decided { decision, held: None }));
+    }
+    Vec::new()
+}
+
+impl World {
+    /// For denials in whose way held money stands: when it comes back at the latest. Where some of it is due already,
+    /// and `may_give_back`, it is given back and the answer is `true`: decide again.
+    pub(super) async fn when_held_money_returns(
+        &self,
+        decisions: &mut [Decision],
+        may_give_back: bool,
+    ) -> Result<bool, StoreError> {
+        let held_back = decisions.iter().filter(|decision| decision.is_held_back());
+        let window = |decision: &Decision| {
+            let binding = decision.denial()?.binding.as_ref()?;
+            Some((binding.id, binding.window.start))
+        };
+        let mut quotas: Vec<(Uuid, DateTime<Utc>)> = held_back.filter_map(window).collect();
+        quotas.sort_unstable();
+        quotas.dedup();
+        if quotas.is_empty() {
+            return Ok(false);
+        }
+        let expiries: HashMap<_, _> = self.store.guard(self.store.first_expiries(&quotas)).await?.into_iter().collect();
+        let now = self.clock.now();
+        if may_give_back && expiries.values().any(|expiry| *expiry <= now) {
+            self.expire_due(now).await?;
+            return Ok(true);
+        }
+        for decision in decisions {
+            decision.held_money_returns(|quota| expiries.get(&quota.id).copied());
+        }
+        Ok(false)
+    }
+
+    /// Gives back what has expired, beside the lanes: one of them waits for it.
+    async fn expire_due(&self, now: DateTime<Utc>) -> Result<(), StoreError> {
+        let due = self.due(now, MOST_DUE).await?;
+        if !due.is_empty() {
+            self.store.link().end(&due, now).await?;
+        }
+        Ok(())
+    }
+
+    /// The reservations whose time is over, `most` at most.
+    pub(super) async fn due(&self, now: DateTime<Utc>, most: i64) -> Result<Vec<Ending>, StoreError> {
+        self.store.guard(self.store.due(now, most)).await
+    }
+}
