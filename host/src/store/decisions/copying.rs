@@ -59,7 +59,8 @@ fn put_field(lines: &mut String, text: Option<&str>) {
 }
 
 impl Link {
-    /// Writes decisions that are not there yet. It costs a fraction of what [`Store::insert_decisions`](crate::store::Store::insert_decisions) does.
+    /// Writes decisions that are not there yet. It costs a fraction of what
+    /// [`Store::insert_decisions`](crate::store::Store::insert_decisions) does.
     ///
     /// # Errors
     /// The database does not answer, or one of them is there, or is refused; then none was written, unless the answer was
