@@ -14,8 +14,9 @@ use uuid::Uuid;
 
 use crate::harness::{NOON, guests, instant};
 
-/// So many others want the processor on which the guest runs: it waits for them several times while it works.
-const OTHERS: usize = 60;
+/// So many others want the processor on which the guest runs: it waits for them several times while it works. How many
+/// that takes depends on how fast the processor is.
+const OTHERS: [usize; 4] = [60, 120, 240, 480];
 
 fn stay_on(processor: usize) {
     let mut one = CpuSet::new();
@@ -41,12 +42,27 @@ fn a_guest_is_not_late_because_others_run_first() {
         request_id: None,
         attributes: Vec::new(),
     };
+    let settings = [("behaviour".to_owned(), "steady".to_owned())];
     let facts = Facts { request: Arc::new(request), tier: None, pool: None, quotas: Arc::default() };
     let ours = sched_getaffinity(Pid::from_raw(0)).expect("this thread's processors");
     let processor = (0..CpuSet::count()).find(|&processor| ours.is_set(processor) == Ok(true)).expect("a processor");
+    let mut longest = Duration::ZERO;
+    for others in OTHERS {
+        let (decided, took) = among(others, processor, || policy.decide(&facts, &settings));
+        assert!(matches!(decided, Ok(Verdict::Allow { .. })), "{decided:?} after {took:?}");
+        longest = longest.max(took);
+        if longest > limits.timeout {
+            return;
+        }
+    }
+    panic!("the machine was not busy enough for this test to say anything: {longest:?}");
+}
+
+/// Runs `work` while so many `others` want the same processor; tells how long it took.
+fn among<T: Send>(others: usize, processor: usize, work: impl FnOnce() -> T + Send) -> (T, Duration) {
     let is_over = AtomicBool::new(false);
-    let (decided, took) = std::thread::scope(|threads| {
-        for _ in 0..OTHERS {
+    std::thread::scope(|threads| {
+        for _ in 0..others {
             threads.spawn(|| {
                 stay_on(processor);
                 while !is_over.load(Ordering::Relaxed) {
@@ -54,16 +70,13 @@ fn a_guest_is_not_late_because_others_run_first() {
                 }
             });
         }
-        let guest = threads.spawn(|| {
+        let worker = threads.spawn(|| {
             stay_on(processor);
-            let settings = [("behaviour".to_owned(), "steady".to_owned())];
             let started = Instant::now();
-            (policy.decide(&facts, &settings), started.elapsed())
+            (work(), started.elapsed())
         });
-        let answer = guest.join();
+        let answer = worker.join();
         is_over.store(true, Ordering::Relaxed);
         answer.expect("no panic")
-    });
-    assert!(took > limits.timeout, "the machine was not busy enough for this test to say anything: {took:?}");
-    assert!(matches!(decided, Ok(Verdict::Allow { .. })), "{decided:?} after {took:?}");
+    })
 }
