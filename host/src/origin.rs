@@ -1,5 +1,6 @@
 //! Which request something is done for: what is logged meanwhile says so.
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::sync::{Arc, OnceLock};
 
@@ -11,9 +12,9 @@ tokio::task_local! {
 #[derive(Debug, Default)]
 pub struct Origin {
     /// `POST`.
-    pub method: String,
+    pub method: Cow<'static, str>,
     /// The pattern of its path: a path has tenants in it, and no end of values. Known once it has found its place.
-    pub route: OnceLock<String>,
+    pub route: OnceLock<Cow<'static, str>>,
     /// The caller's, or one made for it.
     pub request_id: String,
     /// The W3C trace that it is part of.
@@ -36,9 +37,9 @@ impl Current {
     }
 
     /// Learns its route.
-    pub fn is_for(&self, route: &str) {
+    pub fn is_for(&self, route: impl Into<Cow<'static, str>>) {
         if let Some(origin) = &self.0 {
-            let _ = origin.route.set(route.to_owned());
+            let _ = origin.route.set(route.into());
         }
     }
 
@@ -55,8 +56,8 @@ impl Current {
     /// Its fields, in the order in which lines have them.
     pub fn fields(&self) -> impl Iterator<Item = (&'static str, &str)> {
         self.0.iter().flat_map(|origin| {
-            let route = origin.route.get().map(String::as_str);
-            let (method, request_id) = (Some(origin.method.as_str()), Some(origin.request_id.as_str()));
+            let route = origin.route.get().map(|route| &**route);
+            let (method, request_id) = (Some(&*origin.method), Some(origin.request_id.as_str()));
             let fields = [
                 ("method", method),
                 ("route", route),

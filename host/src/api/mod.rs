@@ -10,6 +10,7 @@ mod denial;
 mod details;
 mod error;
 mod gate;
+mod hot;
 mod input;
 mod overrides;
 mod reservations;

@@ -39,6 +39,7 @@ pub async fn reserve(
     let ttl = fields.seconds("ttlSeconds")?.unwrap_or(TTL);
     let shape = shape.streamed(fields.flag("stream")?);
     fields.finish()?;
+    drop(body);
     caller.may_charge(&request.tenant)?;
     let said =
         (&request.user, &request.resource_type, request.estimate.nanos(), ttl.num_seconds(), &request.attributes);

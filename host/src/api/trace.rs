@@ -1,5 +1,6 @@
 //! Whose a line of the log is: what is logged for a request says which one it was, and so does its answer.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,11 +9,11 @@ use std::task::{Context, Poll};
 use axum::Router;
 use axum::extract::{MatchedPath, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use axum::response::Response;
 use tower_service::Service;
 
-use super::App;
+use super::{App, hot};
 use crate::decision::new_id;
 use crate::origin::{Current, Origin};
 
@@ -48,14 +49,21 @@ impl Service<Request> for Routes {
     fn call(&mut self, request: Request) -> Self::Future {
         let id = given(request.headers()).unwrap_or_else(|| new(&self.app));
         let current = Current::of(Origin {
-            method: request.method().as_str().to_owned(),
+            method: method(request.method()),
             request_id: id.to_str().unwrap_or_default().to_owned(),
             trace_id: trace(request.headers()).map(str::to_owned),
             ..Origin::default()
         });
-        let answer = current.during(self.router.call(request));
+        let answering = if let Some((route, handler)) = hot::handler(&request) {
+            current.is_for(route);
+            handler(request, self.app.clone())
+        } else {
+            let routed = self.router.call(request);
+            Box::pin(async move { routed.await.unwrap_or_else(|never| match never {}) })
+        };
+        let answer = current.during(answering);
         Box::pin(async move {
-            let mut response = answer.await?;
+            let mut response = answer.await;
             response.headers_mut().insert(REQUEST_ID, id);
             Ok(response)
         })
@@ -65,7 +73,15 @@ impl Service<Request> for Routes {
 /// Learns the route of the request that this is a part of.
 pub fn learn_route(parts: &Parts) {
     if let Some(route) = parts.extensions.get::<MatchedPath>() {
-        Current::get().is_for(route.as_str());
+        Current::get().is_for(route.as_str().to_owned());
+    }
+}
+
+fn method(method: &Method) -> Cow<'static, str> {
+    match method.as_str() {
+        "GET" => Cow::Borrowed("GET"),
+        "POST" => Cow::Borrowed("POST"),
+        other => Cow::Owned(other.to_owned()),
     }
 }
 
