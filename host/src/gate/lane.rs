@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 /// A batch that takes longer holds nobody up but its own.
@@ -27,19 +28,17 @@ pub struct Lane<J> {
 }
 
 impl<J: Job> Lane<J> {
-    /// Starts the task. `run` gets 1 to `largest_batch` jobs in the order of their arrival, and returns those that it
+    /// Starts the task on `threads`. `run` gets 1 to `largest_batch` jobs in the order of their arrival, and returns those that it
     /// leaves for the next batch. It is never cancelled: a statement that is under way is finished.
-    pub fn start<Run, Running>(queue: usize, largest_batch: usize, mut run: Run) -> Self
+    pub fn start<Run, Running>(threads: &Handle, queue: usize, largest_batch: usize, mut run: Run) -> Self
     where
         Run: FnMut(Vec<J>) -> Running + Send + 'static,
         Running: Future<Output = Vec<J>> + Send,
     {
         let (jobs, mut arrivals) = mpsc::channel(queue);
-        tokio::spawn(async move {
+        threads.spawn(async move {
             let mut batch = Vec::new();
             loop {
-                // Whoever was just answered goes first, and may be in this batch again: it costs no time, and fewer batches.
-                tokio::task::yield_now().await;
                 let room = largest_batch.saturating_sub(batch.len());
                 if batch.is_empty() {
                     if arrivals.recv_many(&mut batch, room).await == 0 {
@@ -106,7 +105,7 @@ mod tests {
     async fn who_comes_while_a_batch_takes_too_long_is_refused_and_the_batch_is_finished() {
         let (go_on, stuck) = oneshot::channel::<()>();
         let stuck = Arc::new(Mutex::new(Some(stuck)));
-        let lane = Lane::start(8, 8, move |batch: Vec<Errand>| {
+        let lane = Lane::start(&Handle::current(), 8, 8, move |batch: Vec<Errand>| {
             let stuck = stuck.lock().expect("a lock").take();
             async move {
                 if let Some(stuck) = stuck {

@@ -30,6 +30,7 @@ mod replay;
 mod reserve;
 mod shadow;
 mod slow;
+mod threads;
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -47,6 +48,7 @@ use self::recorder::Recorder;
 use self::reserve::LaneState;
 use self::shadow::Shadow;
 use self::slow::Slow;
+use self::threads::Threads;
 use crate::clock::Clock;
 use crate::decision::{Decision, PolicyRef};
 use crate::policy::{Folder, Generation, PolicyError};
@@ -148,6 +150,8 @@ struct World {
     guests_are_slow: AtomicBool,
     breaker: Breaker,
     slow: Slow,
+    /// Of the lanes; they end with this.
+    _threads: Threads,
 }
 
 /// Which pool a tenant was in when it was last read: tells the lane, nothing else.
@@ -194,7 +198,9 @@ impl Gate {
         if outages.spool().records() > 0 {
             store.health().is_lost("what an earlier outage has left is not in the books yet");
         }
-        let (recorder, shadow) = (Recorder::start(store.clone()), Shadow::start(store.clone()));
+        let threads = Threads::start();
+        let lanes = threads.handle();
+        let (recorder, shadow) = (Recorder::start(&lanes, store.clone()), Shadow::start(store.clone()));
         let world = Arc::new(World {
             store,
             policies,
@@ -207,14 +213,19 @@ impl Gate {
             guests_are_slow: AtomicBool::new(false),
             breaker: Breaker::default(),
             slow: Slow::default(),
+            _threads: threads,
         });
         let checks = |world: Arc<World>| {
             let link = Arc::new(Mutex::new(world.store.link()));
-            Lane::start(QUEUE, LARGEST_BATCH, move |batch| check::batch(world.clone(), Arc::clone(&link), batch))
+            Lane::start(&lanes, QUEUE, LARGEST_BATCH, move |batch| {
+                check::batch(world.clone(), Arc::clone(&link), batch)
+            })
         };
         let money = |world: Arc<World>| {
             let state = Arc::new(Mutex::new(LaneState::new(world.store.link())));
-            Lane::start(QUEUE, LARGEST_BATCH, move |batch| money::batch(world.clone(), Arc::clone(&state), batch))
+            Lane::start(&lanes, QUEUE, LARGEST_BATCH, move |batch| {
+                money::batch(world.clone(), Arc::clone(&state), batch)
+            })
         };
         Arc::new(Self {
             checks: std::array::from_fn(|_| checks(world.clone())),
