@@ -37,6 +37,7 @@ mod hostile;
 mod input;
 mod jumps;
 mod languages;
+mod large_tables;
 mod layers;
 mod locks;
 mod logs;

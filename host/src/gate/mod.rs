@@ -216,13 +216,13 @@ impl Gate {
             _threads: threads,
         });
         let checks = |world: Arc<World>| {
-            let link = Arc::new(Mutex::new(world.store.link()));
+            let link = Arc::new(Mutex::new(world.store.link_by_index()));
             Lane::start(&lanes, QUEUE, LARGEST_BATCH, move |batch| {
                 check::batch(world.clone(), Arc::clone(&link), batch)
             })
         };
         let money = |world: Arc<World>| {
-            let state = Arc::new(Mutex::new(LaneState::new(world.store.link())));
+            let state = Arc::new(Mutex::new(LaneState::new(&world.store)));
             Lane::start(&lanes, QUEUE, LARGEST_BATCH, move |batch| {
                 money::batch(world.clone(), Arc::clone(&state), batch)
             })

@@ -64,7 +64,7 @@ pub(super) async fn batch(world: Arc<World>, state: Arc<Mutex<LaneState>>, jobs:
 async fn record(world: &World, state: &mut LaneState, jobs: Vec<(Cost, Reply<Recorded>)>) {
     let now = world.clock.now();
     let (costs, replies): (Vec<Cost>, Vec<Reply<Recorded>>) = jobs.into_iter().unzip();
-    let answers = match state.link.record_costs(&costs, now).await {
+    let answers = match state.postings.record_costs(&costs, now).await {
         Ok(answers) => answers,
         // One of them breaks a constraint: each for itself, so that the others are recorded.
         Err(StoreError::Refused(_)) if costs.len() > 1 => {
@@ -86,7 +86,7 @@ async fn record(world: &World, state: &mut LaneState, jobs: Vec<(Cost, Reply<Rec
 async fn end(world: &World, state: &mut LaneState, jobs: Vec<(Ending, Reply<Option<Ended>>)>) {
     let now = world.clock.now();
     let (endings, replies): (Vec<Ending>, Vec<Reply<Option<Ended>>>) = jobs.into_iter().unzip();
-    let ended = match state.link.end(&endings, now).await {
+    let ended = match state.postings.end(&endings, now).await {
         Ok(ended) => ended,
         Err(StoreError::Refused(_)) if endings.len() > 1 => {
             for (ending, reply) in endings.into_iter().zip(replies) {

@@ -26,7 +26,7 @@ use crate::store::admission::Locked;
 use crate::store::replay::Promised;
 use crate::store::reservations::Reservation;
 use crate::store::subjects::{Standing, Subject};
-use crate::store::{Link, StoreError};
+use crate::store::{Link, Store, StoreError};
 
 /// How often a batch is decided again before its callers are told to come back.
 const ROUNDS: usize = 8;
@@ -76,14 +76,17 @@ impl ReserveJob {
 
 /// What a lane keeps from batch to batch.
 pub(super) struct LaneState {
-    pub(super) link: Link,
+    /// For what is decided: it finds rows by index.
+    link: Link,
+    /// For what is posted: it joins all that a batch posts.
+    pub(super) postings: Link,
     pub(super) known: Known,
     lock_first: u32,
 }
 
 impl LaneState {
-    pub(super) fn new(link: Link) -> Self {
-        Self { link, known: Known::default(), lock_first: 0 }
+    pub(super) fn new(store: &Store) -> Self {
+        Self { link: store.link_by_index(), postings: store.link(), known: Known::default(), lock_first: 0 }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{Store, StoreError};
 
-/// Gives `hot`, `exhausted`, `t-0` … and, in a pool, `p-0` … three quotas each.
+/// Gives `many` tenants a row, and `hot`, `exhausted`, `t-0` … and, in a pool, `p-0` … three quotas each.
 ///
 /// # Errors
 /// The database does not answer.
@@ -17,6 +17,13 @@ pub async fn populate(store: &Store, many: usize, pooled: usize) -> Result<(), S
             "INSERT INTO copilot_internal.cost_quotas (scope, scope_id, resource_type, period, limit_usd)
              SELECT 'tenant', 't-' || n, 'llm', period, 1000000000
              FROM generate_series($1, $2 - 1) AS n, unnest(ARRAY['day', 'week', 'month']) AS period",
+        )
+        .bind(count(first))
+        .bind(count((first + CHUNK).min(many)))
+        .execute(&store.pool)
+        .await?;
+        sqlx::query(
+            "INSERT INTO copilot_internal.tenants (tenant_id) SELECT 't-' || n FROM generate_series($1, $2 - 1) AS n",
         )
         .bind(count(first))
         .bind(count((first + CHUNK).min(many)))
@@ -54,7 +61,10 @@ pub async fn populate(store: &Store, many: usize, pooled: usize) -> Result<(), S
 }
 
 async fn audits(store: &Store, whether: &'static str) -> Result<(), StoreError> {
-    let statement = format!("ALTER TABLE copilot_internal.cost_quotas {whether} TRIGGER audit_quota");
+    let statement = format!(
+        "ALTER TABLE copilot_internal.cost_quotas {whether} TRIGGER audit_quota;
+         ALTER TABLE copilot_internal.tenants {whether} TRIGGER audit_tenant"
+    );
     sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&store.pool).await?;
     Ok(())
 }
