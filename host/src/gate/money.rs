@@ -64,7 +64,7 @@ pub(super) async fn batch(world: Arc<World>, state: Arc<Mutex<LaneState>>, jobs:
 async fn record(world: &World, state: &mut LaneState, jobs: Vec<(Cost, Reply<Recorded>)>) {
     let now = world.clock.now();
     let (costs, replies): (Vec<Cost>, Vec<Reply<Recorded>>) = jobs.into_iter().unzip();
-    let answers = match state.postings.record_costs(&costs, now).await {
+    let answers = match state.link.record_costs(&costs, now).await {
         Ok(answers) => answers,
         // One of them breaks a constraint: each for itself, so that the others are recorded.
         Err(StoreError::Refused(_)) if costs.len() > 1 => {
@@ -75,18 +75,17 @@ async fn record(world: &World, state: &mut LaneState, jobs: Vec<(Cost, Reply<Rec
         }
         Err(error) => return fail(replies, error),
     };
-    for (reply, answer) in replies.into_iter().zip(answers) {
-        if let Ok(recorded) = &answer {
-            recorded.quotas.iter().for_each(|quota| state.known.posted(quota));
-        }
-        let _ = reply.send(answer.map_err(|error| GateError::Store(Arc::new(error))));
+    for quota in answers.iter().flatten().flat_map(|recorded| &recorded.quotas) {
+        state.known.posted(quota);
     }
+    let answers = answers.into_iter().map(|answer| answer.map_err(|error| GateError::Store(Arc::new(error))));
+    world.answer(replies.into_iter().zip(answers).collect());
 }
 
 async fn end(world: &World, state: &mut LaneState, jobs: Vec<(Ending, Reply<Option<Ended>>)>) {
     let now = world.clock.now();
     let (endings, replies): (Vec<Ending>, Vec<Reply<Option<Ended>>>) = jobs.into_iter().unzip();
-    let ended = match state.postings.end(&endings, now).await {
+    let ended = match state.link.end(&endings, now).await {
         Ok(ended) => ended,
         Err(StoreError::Refused(_)) if endings.len() > 1 => {
             for (ending, reply) in endings.into_iter().zip(replies) {
@@ -100,9 +99,8 @@ async fn end(world: &World, state: &mut LaneState, jobs: Vec<(Ending, Reply<Opti
         state.known.posted(quota);
     }
     let mut answers: HashMap<Uuid, Ended> = ended.into_iter().map(|ended| (ended.before.id, ended)).collect();
-    for (ending, reply) in endings.into_iter().zip(replies) {
-        let _ = reply.send(Ok(answers.remove(&ending.id)));
-    }
+    let answer = |(ending, reply): (Ending, _)| (reply, Ok(answers.remove(&ending.id)));
+    world.answer(endings.into_iter().zip(replies).map(answer).collect());
 }
 
 fn fail<T>(replies: Vec<Reply<T>>, error: StoreError) {

@@ -26,7 +26,7 @@ use crate::store::admission::Locked;
 use crate::store::replay::Promised;
 use crate::store::reservations::Reservation;
 use crate::store::subjects::{Standing, Subject};
-use crate::store::{Link, Store, StoreError};
+use crate::store::{Link, StoreError};
 
 /// How often a batch is decided again before its callers are told to come back.
 const ROUNDS: usize = 8;
@@ -76,17 +76,14 @@ impl ReserveJob {
 
 /// What a lane keeps from batch to batch.
 pub(super) struct LaneState {
-    /// For what is decided: it finds rows by index.
-    link: Link,
-    /// For what is posted: it joins all that a batch posts.
-    pub(super) postings: Link,
+    pub(super) link: Link,
     pub(super) known: Known,
     lock_first: u32,
 }
 
 impl LaneState {
-    pub(super) fn new(store: &Store) -> Self {
-        Self { link: store.link_by_index(), postings: store.link(), known: Known::default(), lock_first: 0 }
+    pub(super) fn new(link: Link) -> Self {
+        Self { link, known: Known::default(), lock_first: 0 }
     }
 }
 
@@ -199,11 +196,13 @@ impl Round<'_> {
                 for change in plan.admission.rows {
                     state.known.wrote(change.written);
                 }
+                let mut answers = Vec::with_capacity(plan.admitted.len());
                 for ((job, decision), new) in plan.admitted.into_iter().zip(plan.admission.reservations) {
                     let decision = world.record(generation, decision).await;
                     let held = Some((new.held, new.expires_at));
-                    let _ = job.reply.send(Ok(Reserved::Decided { decision, held }));
+                    answers.push((job.reply, Ok(Reserved::Decided { decision, held })));
                 }
+                world.answer(answers);
             }
             Ok(false) => {
                 // Another host was here, an administrator, or the same request id.

@@ -10,7 +10,9 @@ use sqlx::Row as _;
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
-use super::ledger::{Posted, insert_alerts, lock_what_applies, post, posted, quotas_that_apply, stands_columns, stood};
+use super::ledger::{
+    Posted, insert_alerts, its_tenant, lock_what_applies, post, posted, quotas_that_apply, stands_columns, stood,
+};
 use super::{Link, StoreError, column};
 use crate::money::Money;
 use crate::quota::{ResourceType, TenantId, UserId};

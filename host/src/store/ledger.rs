@@ -22,9 +22,9 @@ macro_rules! lock_what_applies {
         concat!(
             "applies AS MATERIALIZED (
                  SELECT s.id AS operation, q.id AS quota
-                 FROM s
-                 LEFT JOIN copilot_internal.tenants t ON t.tenant_id = s.tenant_id
-                 CROSS JOIN LATERAL (",
+                 FROM s ",
+            its_tenant!(),
+            " CROSS JOIN LATERAL (",
             quotas_that_apply!(),
             ") AS q
              ), locked AS MATERIALIZED (
@@ -120,7 +120,7 @@ macro_rules! stands_columns {
 }
 
 pub(super) use super::quotas::insert_alerts;
-pub(super) use super::subjects::quotas_that_apply;
+pub(super) use super::subjects::{its_tenant, quotas_that_apply};
 pub(super) use {lock_what_applies, post, stands_columns, stood};
 
 /// A quota after a posting.

@@ -6,7 +6,7 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgConnection};
 
 use super::health::{self, Health};
-use super::{Store, StoreError, by_index, of_the_log};
+use super::{Store, StoreError, of_the_log};
 
 /// The server ends a statement after 5 s; one that takes longer is not heard any more.
 pub(super) const STATEMENT_WITHIN: Duration = Duration::from_secs(8);
@@ -29,11 +29,6 @@ impl Store {
     /// A link that connects when it is used first.
     pub fn link(&self) -> Link {
         Link::new(self.options.clone(), Some(self.health.clone()))
-    }
-
-    /// A link for [`Link::standings`] and [`Link::admit`], which find a few rows of tables of any size.
-    pub fn link_by_index(&self) -> Link {
-        Link::new(by_index(self.options.clone()), Some(self.health.clone()))
     }
 
     /// A link for the decision log.

@@ -101,8 +101,6 @@ pub struct Store {
     pool: PgPool,
     /// For the decision log.
     log: PgPool,
-    /// For transactions of [`by_index`] statements.
-    by_index: PgPool,
     options: PgConnectOptions,
     health: Health,
 }
@@ -123,8 +121,6 @@ impl Store {
     pub fn new(options: PgConnectOptions) -> Self {
         const CONNECTIONS: u32 = 16;
         const LOG_CONNECTIONS: u32 = 2;
-        /// One for each lane that locks first.
-        const LOCKING_CONNECTIONS: u32 = 4;
         let options = options.disable_statement_logging().options([
             // Planning costs more than running these statements, and each has one good plan: by index. A
             // generic plan made while the tables were empty would read them whole ever after.
@@ -153,8 +149,7 @@ impl Store {
                 })
         };
         let log = pool(LOG_CONNECTIONS).connect_lazy_with(of_the_log(options.clone()));
-        let by_index = pool(LOCKING_CONNECTIONS).connect_lazy_with(by_index(options.clone()));
-        Self { pool: pool(CONNECTIONS).connect_lazy_with(options.clone()), log, by_index, options, health }
+        Self { pool: pool(CONNECTIONS).connect_lazy_with(options.clone()), log, options, health }
     }
 
     /// Brings the database to this version.
@@ -208,7 +203,7 @@ impl Store {
 
     /// Closes every connection, after what is in flight on it, unless that takes too long.
     pub async fn close(&self) {
-        let closed = async { tokio::join!(self.log.close(), self.by_index.close(), self.pool.close()) };
+        let closed = async { tokio::join!(self.log.close(), self.pool.close()) };
         let _ = tokio::time::timeout(ACQUIRE_WITHIN, closed).await;
     }
 }
@@ -216,13 +211,6 @@ impl Store {
 /// The decision log carries no money: its commits do not wait for the disk, and are in its order.
 fn of_the_log(options: PgConnectOptions) -> PgConnectOptions {
     options.options([("synchronous_commit", "off")])
-}
-
-/// For statements that find a few rows of a table by its index, each as often as it is asked for. How many there are is
-/// not known to the planner, which takes a thousand for granted: while a table has a few thousand rows, it read them all
-/// for every batch.
-fn by_index(options: PgConnectOptions) -> PgConnectOptions {
-    options.options([("enable_hashjoin", "off"), ("enable_mergejoin", "off")])
 }
 
 /// One column of what a statement takes as arrays.

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
-use super::ledger::{insert_alerts, lock_what_applies, post, quotas_that_apply, stood};
+use super::ledger::{insert_alerts, its_tenant, lock_what_applies, post, quotas_that_apply, stood};
 use super::{Link, StoreError, column};
 use crate::money::Money;
 use crate::quota::{ResourceType, TenantId, UserId};

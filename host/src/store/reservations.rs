@@ -6,7 +6,7 @@ use sqlx::postgres::{PgConnection, PgRow};
 use uuid::Uuid;
 
 use super::ledger::{Posted, insert_alerts, post, posted, stands_columns, stood};
-use super::subjects::quotas_that_apply;
+use super::subjects::{its_tenant, quotas_that_apply};
 use super::{Link, Store, StoreError, column};
 use crate::money::Money;
 use crate::quota::TenantId;
@@ -102,8 +102,9 @@ const END: &str = concat!(
          FROM s, unnest(s.quota_ids, s.window_starts) AS h (quota, window_start)
      ), newcomer AS MATERIALIZED (
          SELECT s.id AS reservation, q.id AS quota
-         FROM s LEFT JOIN copilot_internal.tenants t ON t.tenant_id = s.tenant_id
-         CROSS JOIN LATERAL (",
+         FROM s ",
+    its_tenant!(),
+    " CROSS JOIN LATERAL (",
     quotas_that_apply!(),
     ") AS q
          WHERE s.kind = 'settle' AND q.id <> ALL (s.quota_ids)

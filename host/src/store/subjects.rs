@@ -62,6 +62,15 @@ macro_rules! newest_closed {
          ) AS closed ON true"
     };
 }
+/// The row `t` of a subject's tenant. A look for each subject: how many there are is not known to the planner, which takes
+/// a thousand for granted, and while the table has a few thousand rows it would read them all in every statement.
+macro_rules! its_tenant {
+    () => {
+        "LEFT JOIN LATERAL (
+             SELECT t.tier, t.pool FROM copilot_internal.tenants t WHERE t.tenant_id = s.tenant_id LIMIT 1
+         ) AS t ON true"
+    };
+}
 /// The quotas `q` that apply to a subject `s` of a tenant `t`: one look into the unique index for each scope.
 macro_rules! quotas_that_apply {
     () => {
@@ -78,7 +87,7 @@ macro_rules! quotas_that_apply {
          WHERE q.scope = 'global' AND q.scope_id = '*' AND q.resource_type = s.resource_type"
     };
 }
-pub(super) use {newest_closed, quota_columns, quotas_that_apply};
+pub(super) use {its_tenant, newest_closed, quota_columns, quotas_that_apply};
 
 impl Link {
     /// How each of `subjects` stands, in their order: one read-only statement for all of them.
@@ -116,9 +125,9 @@ pub(super) async fn read(connection: &mut PgConnection, subjects: &[Subject]) ->
         "SELECT s.n, t.tier, t.pool, ",
         quota_columns!(),
         " FROM (SELECT n, ($1::text[])[n] AS tenant_id, ($2::text[])[n] AS user_id, ($3::text[])[n] AS resource_type
-                FROM generate_series(1, cardinality($1)) AS n) AS s
-          LEFT JOIN copilot_internal.tenants t ON t.tenant_id = s.tenant_id
-          LEFT JOIN LATERAL (",
+                FROM generate_series(1, cardinality($1)) AS n) AS s ",
+        its_tenant!(),
+        " LEFT JOIN LATERAL (",
         quotas_that_apply!(),
         ") AS q ON true ",
         newest_closed!(),

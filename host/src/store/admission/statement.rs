@@ -1,14 +1,16 @@
 //! The statements of an admission. Their parameters are bound in `admission.rs`, in the order of their numbers.
 
-use crate::store::subjects::{newest_closed, quotas_that_apply};
+use crate::store::subjects::{its_tenant, newest_closed, quotas_that_apply};
 
 /// No request id is there already.
 macro_rules! first_time {
     () => {
         "AND NOT EXISTS (
-                SELECT FROM generate_series(1, cardinality($29::text[])) AS i
-                JOIN copilot_internal.reservations r
-                  ON r.tenant_id = ($2)[($28::bigint[])[i]] AND r.request_id = ($29)[i] AND r.request_id IS NOT NULL)"
+                SELECT FROM generate_series(1, cardinality($29::text[])) AS i, LATERAL (
+                    SELECT FROM copilot_internal.reservations r
+                    WHERE r.tenant_id = ($2)[($28::bigint[])[i]] AND r.request_id = ($29)[i] AND r.request_id IS NOT NULL
+                    LIMIT 1
+                ) AS there)"
     };
 }
 
@@ -35,17 +37,19 @@ macro_rules! closing {
 /// Commits an admission if the rows, all of them and every value, are those that the policies saw, and no request id
 /// is there already. Tells whether it did.
 ///
-/// Arrays are read by index: `unnest` would make a table of each of them. Quotas come in the order of their ids, so that
-/// the n-th locked row is the n-th of the arrays, or something has changed; what applies comes by subject and id.
+/// Arrays are read by index: `unnest` would make a table of each of them. Quotas come in the order of their ids, in which
+/// `width_bucket` finds each by halves; what applies comes by subject and id. No table is joined with a list that the
+/// planner cannot count: see `its_tenant`.
 /// What few batches need is left out of the others: a statement's parts cost by the mere being there.
 macro_rules! admit {
     ($first_time:expr, $closing:expr) => {
         concat!(
             "WITH s AS MATERIALIZED (
-         SELECT n, t.tier, t.pool, x.tenant_id, ($3::text[])[n] AS user_id, ($4::text[])[n] AS resource_type
-         FROM generate_series(1, cardinality($2::text[])) AS n
-         CROSS JOIN LATERAL (SELECT ($2::text[])[n] AS tenant_id) AS x
-         LEFT JOIN copilot_internal.tenants t ON t.tenant_id = x.tenant_id
+         SELECT s.*, t.tier, t.pool
+         FROM (SELECT n, ($2::text[])[n] AS tenant_id, ($3::text[])[n] AS user_id, ($4::text[])[n] AS resource_type
+               FROM generate_series(1, cardinality($2)) AS n) AS s ",
+            its_tenant!(),
+            "
      ), locked AS MATERIALIZED (
          SELECT * FROM copilot_internal.cost_quotas q WHERE q.id = ANY ($9) ORDER BY q.id FOR UPDATE
      ), applying AS MATERIALIZED (
@@ -53,7 +57,7 @@ macro_rules! admit {
             quotas_that_apply!(),
             ") AS q ORDER BY 1, 2
      ), same AS MATERIALIZED (
-         SELECT (SELECT count(*) FROM (SELECT *, row_number() OVER (ORDER BY id) AS i FROM locked) AS q ",
+         SELECT (SELECT count(*) FROM (SELECT *, width_bucket(id, $9) AS i FROM locked) AS q ",
             newest_closed!(),
             "           WHERE (q.id, (q.limit_usd * 1000000000)::bigint, (q.hard_limit_usd * 1000000000)::bigint,
                        (q.current_spend_usd * 1000000000)::bigint, (q.held_usd * 1000000000)::bigint, q.admitted_count,
@@ -85,9 +89,11 @@ macro_rules! admit {
             $closing,
             "     ), updated AS (
          UPDATE copilot_internal.cost_quotas q
-         SET current_spend_usd = ($18::bigint[])[i] * 0.000000001, held_usd = ($19::bigint[])[i] * 0.000000001,
-             admitted_count = ($20::bigint[])[i], period_start = ($21::timestamptz[])[i], updated_at = $1
-         FROM generate_series(1, cardinality($9)) AS i WHERE q.id = ($9)[i] AND (SELECT ok FROM same)
+         SET current_spend_usd = ($18::bigint[])[width_bucket(id, $9)] * 0.000000001,
+             held_usd = ($19::bigint[])[width_bucket(id, $9)] * 0.000000001,
+             admitted_count = ($20::bigint[])[width_bucket(id, $9)],
+             period_start = ($21::timestamptz[])[width_bucket(id, $9)], updated_at = $1
+         WHERE q.id = ANY ($9) AND (SELECT ok FROM same)
      )
      SELECT ok FROM same",
         )
@@ -109,7 +115,9 @@ pub(super) const LOCK: &str = concat!(
     "WITH s AS MATERIALIZED (
          SELECT * FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS s (tenant_id, user_id, resource_type, n)
      ), applies AS MATERIALIZED (
-         SELECT s.n, q.id FROM s LEFT JOIN copilot_internal.tenants t ON t.tenant_id = s.tenant_id CROSS JOIN LATERAL (",
+         SELECT s.n, q.id FROM s ",
+    its_tenant!(),
+    " CROSS JOIN LATERAL (",
     quotas_that_apply!(),
     ") AS q
      )
