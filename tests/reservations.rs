@@ -290,6 +290,17 @@ async fn what_an_administrator_changes_by_sql_counts_from_the_next_request_on() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_quota_that_gets_another_period_is_held_in_its_window_from_the_next_request_on() {
+    let host = host().await;
+    host.reserved("4.00").await;
+    host.database.run("UPDATE copilot_internal.cost_quotas SET period = 'month'").await;
+    host.reserved("1.00").await;
+    let window = "SELECT (window_starts[1] AT TIME ZONE 'UTC')::date::text
+                  FROM copilot_internal.reservations WHERE held_usd = 1";
+    assert_eq!(host.database.value(window).await, "2026-01-01");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_quota_everything_may_be_reserved() {
     let host = Host::start().await;
     let answer = host.reserve(llm("1000000")).await.expect_status(201);

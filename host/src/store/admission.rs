@@ -155,6 +155,7 @@ async fn admit(connection: &mut PgConnection, admission: &Admission, now: DateTi
         .bind(column(reservations, |new| &*new.policy.digest))
         .bind(column(&rows, |row| row.seen.temporary.map(|temporary| temporary.limit.nanos())))
         .bind(column(&rows, |row| row.seen.temporary.map(|temporary| temporary.until)))
+        .bind(column(&rows, |row| row.seen.key.period.as_str()))
         .fetch_one(connection)
         .await;
     match answer {

@@ -59,12 +59,12 @@ macro_rules! admit {
      ), same AS MATERIALIZED (
          SELECT (SELECT count(*) FROM (SELECT *, width_bucket(id, $9) AS i FROM locked) AS q ",
             newest_closed!(),
-            "           WHERE (q.id, (q.limit_usd * 1000000000)::bigint, (q.hard_limit_usd * 1000000000)::bigint,
+            "           WHERE (q.id, q.period, (q.limit_usd * 1000000000)::bigint, (q.hard_limit_usd * 1000000000)::bigint,
                        (q.current_spend_usd * 1000000000)::bigint, (q.held_usd * 1000000000)::bigint, q.admitted_count,
                        q.period_start, closed.window_start, (closed.spend_usd * 1000000000)::bigint,
                        (q.override_limit_usd * 1000000000)::bigint, q.override_until)
                       IS NOT DISTINCT FROM
-                      (($9::uuid[])[q.i], ($10::bigint[])[q.i], ($11::bigint[])[q.i],
+                      (($9::uuid[])[q.i], ($43::text[])[q.i], ($10::bigint[])[q.i], ($11::bigint[])[q.i],
                        ($12::bigint[])[q.i], ($13::bigint[])[q.i], ($14::bigint[])[q.i],
                        ($15::timestamptz[])[q.i], ($16::timestamptz[])[q.i], ($17::bigint[])[q.i],
                        ($41::bigint[])[q.i], ($42::timestamptz[])[q.i])) = cardinality($9)
