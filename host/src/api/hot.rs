@@ -1,5 +1,5 @@
-//! The two routes that most requests take, found without the router: it looks up, copies and boxes for each request, and
-//! costs a tenth of an answer. Whatever else it knows of them, such as what other methods get, it goes on telling.
+//! The two routes that most requests take, found without the router, which looks up, copies and boxes for each request.
+//! Whatever else it knows of them, such as what other methods get, it goes on telling.
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -25,7 +25,7 @@ pub(super) struct Guests<'a> {
     generation: &'a Generation,
     session: Option<(TenantId, Session<'a>)>,
     started: Instant,
-    /// When the last guest had ended: a look at the clock for each use of it was a tenth of a guest's time.
+    /// When the last guest had ended: one look at the clock for all who want to know.
     now: Instant,
 }
 

@@ -28,8 +28,8 @@ pub struct Lane<J> {
 }
 
 impl<J: Job> Lane<J> {
-    /// Starts the task on `threads`. `run` gets 1 to `largest_batch` jobs in the order of their arrival, and returns those that it
-    /// leaves for the next batch. It is never cancelled: a statement that is under way is finished.
+    /// Starts the task on `threads`. `run` gets 1 to `largest_batch` jobs in the order of their arrival, and returns those
+    /// that it leaves for the next batch. It is never cancelled: a statement that is under way is finished.
     pub fn start<Run, Running>(threads: &Handle, queue: usize, largest_batch: usize, mut run: Run) -> Self
     where
         Run: FnMut(Vec<J>) -> Running + Send + 'static,

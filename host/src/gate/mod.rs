@@ -37,7 +37,6 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use tokio::runtime::Handle;
 use tokio::sync::{Mutex, oneshot};
 use uuid::Uuid;
 
@@ -151,10 +150,7 @@ struct World {
     guests_are_slow: AtomicBool,
     breaker: Breaker,
     slow: Slow,
-    /// Where connections are answered.
-    connections: Handle,
-    /// Of the lanes; they end with this.
-    _threads: Threads,
+    threads: Threads,
 }
 
 /// Which pool a tenant was in when it was last read: tells the lane, nothing else.
@@ -202,7 +198,7 @@ impl Gate {
             store.health().is_lost("what an earlier outage has left is not in the books yet");
         }
         let threads = Threads::start();
-        let lanes = threads.handle();
+        let lanes = threads.lanes();
         let (recorder, shadow) = (Recorder::start(&lanes, store.clone()), Shadow::start(store.clone()));
         let world = Arc::new(World {
             store,
@@ -216,8 +212,7 @@ impl Gate {
             guests_are_slow: AtomicBool::new(false),
             breaker: Breaker::default(),
             slow: Slow::default(),
-            connections: Handle::current(),
-            _threads: threads,
+            threads,
         });
         let checks = |world: Arc<World>| {
             let link = Arc::new(Mutex::new(world.store.link()));
@@ -286,32 +281,12 @@ impl Gate {
     }
 }
 
-/// An answer, and who waits for it.
-type Answer<T> = (Reply<T>, Result<T, GateError>);
-
 impl World {
-    /// Gives the answers of a batch out among the connections: waking each of them from its own thread, the lane would be
-    /// later for its next one.
-    fn answer<T: Send + 'static>(&self, answers: Vec<Answer<T>>) {
-        if answers.len() < 2 {
-            give_out(answers);
-        } else {
-            self.connections.spawn(async move { give_out(answers) });
-        }
-    }
-
     /// Keeps a decision for its readers.
     async fn record(&self, generation: &Arc<Generation>, decision: Decision) -> Arc<Decision> {
         let decision = Arc::new(decision);
         self.shadow.ask(generation, &decision);
         self.recorder.decided(decision.clone(), generation.clone()).await;
         decision
-    }
-}
-
-fn give_out<T>(answers: Vec<Answer<T>>) {
-    for (reply, answer) in answers {
-        // Who does not wait any more has gone away.
-        let _ = reply.send(answer);
     }
 }

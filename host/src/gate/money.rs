@@ -79,7 +79,7 @@ async fn record(world: &World, state: &mut LaneState, jobs: Vec<(Cost, Reply<Rec
         state.known.posted(quota);
     }
     let answers = answers.into_iter().map(|answer| answer.map_err(|error| GateError::Store(Arc::new(error))));
-    world.answer(replies.into_iter().zip(answers).collect());
+    world.threads.answer(replies.into_iter().zip(answers).collect());
 }
 
 async fn end(world: &World, state: &mut LaneState, jobs: Vec<(Ending, Reply<Option<Ended>>)>) {
@@ -100,7 +100,7 @@ async fn end(world: &World, state: &mut LaneState, jobs: Vec<(Ending, Reply<Opti
     }
     let mut answers: HashMap<Uuid, Ended> = ended.into_iter().map(|ended| (ended.before.id, ended)).collect();
     let answer = |(ending, reply): (Ending, _)| (reply, Ok(answers.remove(&ending.id)));
-    world.answer(endings.into_iter().zip(replies).map(answer).collect());
+    world.threads.answer(endings.into_iter().zip(replies).map(answer).collect());
 }
 
 fn fail<T>(replies: Vec<Reply<T>>, error: StoreError) {

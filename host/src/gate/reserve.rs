@@ -202,7 +202,7 @@ impl Round<'_> {
                     let held = Some((new.held, new.expires_at));
                     answers.push((job.reply, Ok(Reserved::Decided { decision, held })));
                 }
-                world.answer(answers);
+                world.threads.answer(answers);
             }
             Ok(false) => {
                 // Another host was here, an administrator, or the same request id.

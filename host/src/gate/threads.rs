@@ -3,14 +3,17 @@
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use super::LANES;
+use super::{GateError, LANES, Reply};
 
-/// The lanes' own runtime. It ends with the last of them, whatever they are doing then.
-pub(super) struct Threads(Option<Runtime>);
+/// The lanes' own runtime, which ends with the last of them, whatever they are doing then; and that of the connections.
+pub(super) struct Threads {
+    lanes: Option<Runtime>,
+    connections: Handle,
+}
 
 impl Threads {
     /// Half of the processors, the rest is the connections'; a thread for each lane of a kind is enough. Where the system
-    /// gives none, lanes run among the connections.
+    /// gives none, lanes run among the connections. Called among these.
     pub(super) fn start() -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let built = Builder::new_multi_thread()
@@ -19,20 +22,31 @@ impl Threads {
             .enable_all()
             .build();
         let unbuilt = |error: std::io::Error| tracing::warn!(reason = %error, "The lanes have no threads of their own");
-        Self(built.map_err(unbuilt).ok())
+        Self { lanes: built.map_err(unbuilt).ok(), connections: Handle::current() }
     }
 
     /// Where to start lanes.
-    pub(super) fn handle(&self) -> Handle {
-        self.0.as_ref().map_or_else(Handle::current, |runtime| runtime.handle().clone())
+    pub(super) fn lanes(&self) -> Handle {
+        self.lanes.as_ref().map_or(&self.connections, Runtime::handle).clone()
+    }
+
+    /// Gives the answers of a batch out among the connections: waking each of them from its own thread, the lane would be
+    /// later for its next one.
+    pub(super) fn answer<T: Send + 'static>(&self, answers: Vec<(Reply<T>, Result<T, GateError>)>) {
+        self.connections.spawn(async move {
+            for (reply, answer) in answers {
+                // Who does not wait any more has gone away.
+                let _ = reply.send(answer);
+            }
+        });
     }
 }
 
 impl Drop for Threads {
     fn drop(&mut self) {
         // The last lane drops it, in one of its threads: it cannot wait for itself.
-        if let Some(runtime) = self.0.take() {
-            runtime.shutdown_background();
+        if let Some(lanes) = self.lanes.take() {
+            lanes.shutdown_background();
         }
     }
 }
