@@ -90,8 +90,9 @@ const RECORD: &str = concat!(
 
 /// What the books say under cost ids that were there already.
 const FIND: &str = "SELECT s.id, (r.actual_usd * 1000000000)::bigint, r.body, r.occurred_at
-     FROM unnest($1::uuid[], $2::text[], $3::text[]) AS s (id, tenant_id, cost_id)
-     JOIN copilot_internal.cost_records r ON r.tenant_id = s.tenant_id AND r.cost_id = s.cost_id";
+     FROM unnest($1::uuid[], $2::text[], $3::text[]) AS s (id, tenant_id, cost_id) CROSS JOIN LATERAL (
+         SELECT * FROM copilot_internal.cost_records r WHERE r.tenant_id = s.tenant_id AND r.cost_id = s.cost_id LIMIT 1
+     ) AS r";
 
 impl Link {
     /// Records `costs`, each once and in full, in one transaction; answers in their order. The same cost id

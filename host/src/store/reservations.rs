@@ -95,8 +95,12 @@ const END: &str = concat!(
     "WITH op AS MATERIALIZED (
          SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[]) AS op (id, tenant_id, kind, nanos)
      ), s AS MATERIALIZED (
-         SELECT op.kind, r.id, r.tenant_id, r.user_id, r.resource_type, r.quota_ids, r.window_starts
-         FROM op JOIN copilot_internal.reservations r ON r.id = op.id AND r.tenant_id = op.tenant_id
+         -- A look for each: planned while the table was empty, a join would read all of it ever after.
+         SELECT op.kind, r.*
+         FROM op CROSS JOIN LATERAL (
+             SELECT r.id, r.tenant_id, r.user_id, r.resource_type, r.quota_ids, r.window_starts
+             FROM copilot_internal.reservations r WHERE r.id = op.id AND r.tenant_id = op.tenant_id LIMIT 1
+         ) AS r
      ), hold AS MATERIALIZED (
          SELECT s.id AS reservation, h.quota, h.window_start
          FROM s, unnest(s.quota_ids, s.window_starts) AS h (quota, window_start)
@@ -349,8 +353,10 @@ impl Store {
         let rows = sqlx::query(concat!(
             "SELECT ",
             reservation_columns!(),
-            " FROM unnest($1::text[], $2::text[]) AS asked (tenant_id, request_id)
-              JOIN copilot_internal.reservations r USING (tenant_id, request_id)"
+            " FROM unnest($1::text[], $2::text[]) AS asked (tenant_id, request_id) CROSS JOIN LATERAL (
+                  SELECT * FROM copilot_internal.reservations r
+                  WHERE r.tenant_id = asked.tenant_id AND r.request_id = asked.request_id LIMIT 1
+              ) AS r"
         ))
         .bind(column(request_ids, |(tenant, _)| tenant.as_str()))
         .bind(column(request_ids, |(_, request_id)| *request_id))
