@@ -41,11 +41,21 @@ fn store(gate: &Binary) -> (PathBuf, String) {
     (cluster.into(), age.to_owned())
 }
 
-/// Processes of PostgreSQL that work on a cluster.
+/// The servers that work on a cluster, without the children that serve their connections: until it has
+/// named itself, a child has its server's command line.
 fn servers(cluster: &Path) -> Vec<String> {
-    let processes = fs::read_dir("/proc").expect("the processes").flatten();
-    let lines = processes.filter_map(|process| fs::read_to_string(process.path().join("cmdline")).ok());
-    lines.filter(|line| line.contains(&format!("{}\0", cluster.display())) && line.contains("postgres")).collect()
+    let entries = fs::read_dir("/proc").expect("the processes").flatten();
+    let works_on_it = |line: &str| line.contains(&format!("{}\0", cluster.display())) && line.contains("postgres");
+    let processes: Vec<_> = entries
+        .filter_map(|entry| {
+            let line = fs::read_to_string(entry.path().join("cmdline")).ok().filter(|line| works_on_it(line))?;
+            let status = fs::read_to_string(entry.path().join("status")).ok()?;
+            let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().to_owned();
+            Some((entry.file_name().into_string().ok()?, parent, line))
+        })
+        .collect();
+    let is_child = |parent: &String| processes.iter().any(|(id, ..)| id == parent);
+    processes.iter().filter(|(_, parent, _)| !is_child(parent)).map(|(.., line)| line.clone()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
