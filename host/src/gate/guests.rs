@@ -7,7 +7,7 @@ use super::{GateError, World, facts};
 use crate::decision::{Decision, Facts, Outcome, PolicyRef, Verdict};
 use crate::metrics;
 use crate::policy::manifest::OnError;
-use crate::policy::{Generation, Policy, PolicyError, Session};
+use crate::policy::{Generation, Policy, PolicyError, Session, Stopwatch};
 use crate::quota::TenantId;
 use crate::store::decisions::DecisionRow;
 
@@ -55,11 +55,11 @@ impl<'a> Guests<'a> {
             Some((_, session)) => session,
             None => policy.session(),
         };
-        let asked = Instant::now();
+        let watch = Stopwatch::start();
         let verdict = self.world.run_guest(tenant, || session.decide(&facts));
         self.now = Instant::now();
-        let took = self.now.duration_since(asked);
-        self.world.slow.learn(tenant, took);
+        let took = self.now.duration_since(watch.started());
+        self.world.slow.learn(tenant, took, || watch.worked());
         metrics::evaluated(&policy.reference().name, took);
         match &verdict {
             Ok(_) => self.world.breaker.succeeded(policy.reference(), tenant),
@@ -161,11 +161,12 @@ impl World {
     /// Runs the guests of `requests` requests. Moving the runtime's other tasks away costs more than a quick guest takes,
     /// so that is done only while guests are slow.
     pub(super) fn run_guests<T>(&self, requests: usize, run: impl FnOnce() -> T) -> T {
-        let started = Instant::now();
+        let watch = Stopwatch::start();
         let answer =
             if self.guests_are_slow.load(Ordering::Relaxed) { tokio::task::block_in_place(run) } else { run() };
         let usual = SLOW_GUEST * u32::try_from(requests).unwrap_or(u32::MAX);
-        self.guests_are_slow.store(started.elapsed() > usual, Ordering::Relaxed);
+        let are_slow = watch.started().elapsed() > usual && watch.worked() > usual;
+        self.guests_are_slow.store(are_slow, Ordering::Relaxed);
         answer
     }
 }

@@ -27,19 +27,21 @@ impl Slow {
         self.kept.load(Ordering::Relaxed) > 0 && self.lock().contains(tenant)
     }
 
-    /// What a decision took.
-    pub(super) fn learn(&self, tenant: &TenantId, took: Duration) {
+    /// What a decision took, and how long its thread worked on it: a quick one that had to wait for the processor is not
+    /// slow, and a lane that it changes for no reason knows nothing of its rows.
+    pub(super) fn learn(&self, tenant: &TenantId, took: Duration, worked: impl FnOnce() -> Duration) {
         if took < SLOW && (took > QUICK || self.kept.load(Ordering::Relaxed) == 0) {
             return;
         }
+        let took = if took < SLOW { took } else { worked() };
         let mut tenants = self.lock();
-        if took < SLOW {
-            tenants.remove(tenant);
-        } else {
+        if took >= SLOW {
             if tenants.len() >= MOST_KEPT {
                 tenants.clear();
             }
             tenants.insert(tenant.clone());
+        } else if took <= QUICK {
+            tenants.remove(tenant);
         }
         self.kept.store(tenants.len(), Ordering::Relaxed);
     }
@@ -56,13 +58,21 @@ mod tests {
     #[test]
     fn a_slow_decision_is_remembered_until_a_quick_one() {
         let (slow, acme) = (Slow::default(), TenantId::parse("acme").expect("a tenant"));
-        slow.learn(&acme, QUICK);
+        let learn = |took: Duration, worked: Duration| slow.learn(&acme, took, || worked);
+        learn(QUICK, QUICK);
         assert!(!slow.contains(&acme));
-        slow.learn(&acme, SLOW);
+        learn(SLOW, SLOW);
         assert!(slow.contains(&acme));
-        slow.learn(&acme, Duration::from_micros(1_500));
+        learn(Duration::from_micros(1_500), Duration::from_micros(1_500));
         assert!(slow.contains(&acme));
-        slow.learn(&acme, Duration::from_micros(20));
+        learn(Duration::from_micros(20), Duration::from_micros(20));
+        assert!(!slow.contains(&acme));
+    }
+
+    #[test]
+    fn one_that_waited_for_the_processor_is_not_slow() {
+        let (slow, acme) = (Slow::default(), TenantId::parse("acme").expect("a tenant"));
+        slow.learn(&acme, 4 * SLOW, || QUICK);
         assert!(!slow.contains(&acme));
     }
 
@@ -70,7 +80,7 @@ mod tests {
     fn no_more_than_so_many_are_remembered() {
         let slow = Slow::default();
         for n in 0..3 * MOST_KEPT {
-            slow.learn(&TenantId::parse(&format!("t-{n}")).expect("a tenant"), SLOW);
+            slow.learn(&TenantId::parse(&format!("t-{n}")).expect("a tenant"), SLOW, || SLOW);
         }
         assert!(slow.lock().len() <= MOST_KEPT);
     }

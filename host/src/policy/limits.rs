@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use nix::time::{ClockId, clock_gettime};
 use serde::Deserialize;
 use wasmtime::{ResourceLimiter, UpdateDeadline};
 
 use super::failure::Growth;
 use super::sandbox::{Moment, Sandbox};
+use super::stopwatch::Stopwatch;
 
 /// One tick of the clock that interrupts guests.
 pub(super) const TICK: Duration = Duration::from_millis(1);
@@ -57,8 +57,8 @@ pub(super) struct Guard {
     pub(super) memory_left: usize,
     /// Of one call.
     timeout: Duration,
-    /// Its thread's time when the call began.
-    began: Duration,
+    /// Started with the call.
+    watch: Stopwatch,
     /// Only there for those that may import it.
     pub(super) sandbox: Option<Box<Sandbox>>,
 }
@@ -68,26 +68,20 @@ pub(super) fn ticks(time: Duration) -> u64 {
     u64::try_from(time.as_nanos().div_ceil(TICK.as_nanos())).unwrap_or(u64::MAX).saturating_add(1)
 }
 
-/// What this thread has worked. Where the system does not tell, nothing, so that only ticks count.
-fn worked() -> Duration {
-    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
-}
-
 impl Guard {
     pub(super) fn new(limits: Limits, sandbox: Option<Box<Sandbox>>) -> Self {
         let memory_left = limits.memory_mib as usize * (1 << 20);
-        Self { memory_left, timeout: limits.timeout, began: Duration::ZERO, sandbox }
+        Self { memory_left, timeout: limits.timeout, watch: Stopwatch::start(), sandbox }
     }
 
     /// A call begins.
     pub(super) fn begin(&mut self) {
-        self.began = worked();
+        self.watch = Stopwatch::start();
     }
 
     /// The ticks for this call are over: it goes on where its thread has worked for less time than has passed.
     pub(super) fn at_deadline(&self) -> UpdateDeadline {
-        let taken = worked().saturating_sub(self.began);
-        match self.timeout.checked_sub(taken).filter(|left| !taken.is_zero() && !left.is_zero()) {
+        match self.timeout.checked_sub(self.watch.worked()).filter(|left| !left.is_zero()) {
             Some(left) => UpdateDeadline::Continue(ticks(left)),
             None => UpdateDeadline::Interrupt,
         }

@@ -17,8 +17,10 @@ pub mod measure;
 pub mod paste;
 mod sandbox;
 pub mod scaffold;
+mod stopwatch;
 
 pub use bindings::Description;
 pub use engine::{Compiled, Engine};
 pub use failure::PolicyError;
 pub use folder::{Folder, Generation, Inspection, Policy, Session, Trial, Watch, Workshop};
+pub use stopwatch::Stopwatch;
