@@ -71,20 +71,18 @@ macro_rules! its_tenant {
          ) AS t ON true"
     };
 }
-/// The quotas `q` that apply to a subject `s` of a tenant `t`: one look into the unique index for each scope.
+/// The quotas `q` that apply to a subject `s` of a tenant `t`: one look into the unique index for each scope. It stays a
+/// look for each (`OFFSET 0`): joined as a whole, the planner would read the table for a list that it cannot count.
 macro_rules! quotas_that_apply {
     () => {
-        "SELECT q.* FROM copilot_internal.cost_quotas q
-         WHERE q.scope = 'tenant' AND q.scope_id = s.tenant_id AND q.resource_type = s.resource_type
-         UNION ALL
-         SELECT q.* FROM copilot_internal.cost_quotas q
-         WHERE q.scope = 'user' AND q.scope_id = s.tenant_id || '/' || s.user_id AND q.resource_type = s.resource_type
-         UNION ALL
-         SELECT q.* FROM copilot_internal.cost_quotas q
-         WHERE q.scope = 'pool' AND q.scope_id = t.pool AND q.resource_type = s.resource_type
-         UNION ALL
-         SELECT q.* FROM copilot_internal.cost_quotas q
-         WHERE q.scope = 'global' AND q.scope_id = '*' AND q.resource_type = s.resource_type"
+        "SELECT q.*
+         FROM (VALUES ('tenant', s.tenant_id), ('user', s.tenant_id || '/' || s.user_id), ('pool', t.pool), ('global', '*'))
+              AS rule (scope, scope_id),
+              LATERAL (
+                  SELECT q.* FROM copilot_internal.cost_quotas q
+                  WHERE q.scope = rule.scope AND q.scope_id = rule.scope_id AND q.resource_type = s.resource_type
+                  OFFSET 0
+              ) AS q"
     };
 }
 pub(super) use {its_tenant, newest_closed, quota_columns, quotas_that_apply};
