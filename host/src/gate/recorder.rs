@@ -18,8 +18,8 @@ const QUEUE: usize = 8_192;
 const LARGEST_BATCH: usize = 512;
 /// More rows than this at once, and the next ones wait a little for each other: a statement costs more than its rows.
 const BUSY: usize = 16;
-/// How long they wait.
-const GATHERING: Duration = Duration::from_millis(10);
+/// How long they wait. Not longer: what has been gathered is written in one go, and lanes wait for the processor meanwhile.
+const GATHERING: Duration = Duration::from_millis(3);
 /// Allowed checks that are stored in any one second.
 const ALLOWED_PER_SECOND: u64 = 1_000;
 const ATTEMPTS: u32 = 3;
