@@ -165,6 +165,7 @@ impl World {
         let answer =
             if self.guests_are_slow.load(Ordering::Relaxed) { tokio::task::block_in_place(run) } else { run() };
         let usual = SLOW_GUEST * u32::try_from(requests).unwrap_or(u32::MAX);
+        // What has passed is known without a call of the system, and is never less.
         let are_slow = watch.started().elapsed() > usual && watch.worked() > usual;
         self.guests_are_slow.store(are_slow, Ordering::Relaxed);
         answer

@@ -243,7 +243,6 @@ impl Session<'_> {
             } else {
                 let mut store = self.compiled.store(moment);
                 // Before the instance exists: start functions are guest code too.
-                store.data_mut().begin();
                 store.set_epoch_deadline(deadline);
                 let policy = self.compiled.pre.instantiate(&mut store).map_err(|error| unfit(&error, limits))?;
                 (policy, store)

@@ -69,12 +69,13 @@ pub(super) fn ticks(time: Duration) -> u64 {
 }
 
 impl Guard {
+    /// Its first call begins.
     pub(super) fn new(limits: Limits, sandbox: Option<Box<Sandbox>>) -> Self {
         let memory_left = limits.memory_mib as usize * (1 << 20);
         Self { memory_left, timeout: limits.timeout, watch: Stopwatch::start(), sandbox }
     }
 
-    /// A call begins.
+    /// Another call begins.
     pub(super) fn begin(&mut self) {
         self.watch = Stopwatch::start();
     }
