@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::{Value, json};
 use tollgate::api::auth::{Access, Token, Transport};
 
-use crate::harness::{Answer, Host, Scratch, Setup, until};
+use crate::harness::{Answer, Host, Scratch, Setup, until_listening};
 
 async fn ask(host: &Host, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
     let request = host.request(method, path);
@@ -140,7 +140,8 @@ async fn nginx_asks_before_it_passes_a_request_on_and_answers_429_itself() {
     let mut command = Command::new("nginx");
     command.arg("-c").arg(folder.join("nginx.conf")).arg("-p").arg(folder.path()).stderr(Stdio::null());
     let _nginx = Nginx(command.spawn().expect("nginx: apt-get install nginx"));
-    until("nginx listens", || async { front.exists() }).await;
+    until_listening(&app).await;
+    until_listening(&front).await;
 
     let client = reqwest::Client::builder().no_proxy().unix_socket(front).build().expect("a client");
     let chat = |headers: &[(&str, &str)]| {
