@@ -17,7 +17,17 @@ async fn filled(dir: &Path, records: &[&str]) -> PathBuf {
     for record in records {
         spool.append(record.as_bytes().to_vec()).await.expect("room");
     }
-    spool.path().to_owned()
+    let path = spool.path().to_owned();
+    drop(spool);
+    until_let_go(&path);
+    path
+}
+
+/// Returns when whoever had the file has let go of it: a spool's thread ends a moment after it.
+fn until_let_go(file: &Path) {
+    while lock(&mut Local, file.to_owned()).expect("a file").is_none() {
+        std::thread::yield_now();
+    }
 }
 
 async fn texts(spool: &Spool) -> Vec<String> {
@@ -25,7 +35,6 @@ async fn texts(spool: &Spool) -> Vec<String> {
     records.into_iter().map(|record| String::from_utf8(record).expect("a text")).collect()
 }
 
-/// The last owner's thread may still be about to let go of the file.
 fn open(dir: &Path) -> (Spool, Found) {
     Spool::open(dir, 1 << 20).expect("a spool")
 }
@@ -164,12 +173,8 @@ async fn two_hosts_of_one_directory_have_a_file_each_and_the_next_takes_over_wha
     second.append(b"left".to_vec()).await.expect("room");
     let path = second.path().to_owned();
     drop((first, second));
-    // The threads let go of their files when their spools are dropped.
-    while lock(&mut Local, path.clone()).expect("a file").is_none()
-        || lock(&mut Local, dir.join("1.spool")).expect("a file").is_none()
-    {
-        std::thread::yield_now();
-    }
+    until_let_go(&path);
+    until_let_go(&dir.join("1.spool"));
     let (third, found) = open(&dir);
     assert_eq!((found.records, texts(&third).await), (1, vec!["left".to_owned()]));
     fs::remove_dir_all(dir).expect("a folder");

@@ -145,23 +145,21 @@ async fn life(dir: &Path, disk: &Faulty) -> Story {
     story
 }
 
-/// Returns when whoever had a folder's files has let go of them: a spool's thread ends a moment after it.
-fn is_let_go(dir: &Path) {
+/// Returns when whoever had a folder's files has let go of them.
+fn until_all_let_go(dir: &Path) {
     for file in ["1.spool", "2.spool"] {
-        while lock(&mut Local, dir.join(file)).expect("a file").is_none() {
-            std::thread::yield_now();
-        }
+        until_let_go(&dir.join(file));
     }
 }
 
 /// What the next process finds in a folder, which it lets go of.
 async fn left_in(dir: &Path) -> BTreeSet<String> {
-    is_let_go(dir);
+    until_all_let_go(dir);
     let (spool, found) = open(dir);
     let left: Vec<String> = texts(&spool).await;
     assert_eq!(found.records, left.len());
     drop(spool);
-    is_let_go(dir);
+    until_all_let_go(dir);
     left.into_iter().collect()
 }
 
@@ -213,6 +211,6 @@ async fn half_a_record_that_could_not_be_cut_off_at_once_is_cut_off_before_the_n
     let file = fs::read(dir.join("1.spool")).expect("a file");
     assert_eq!(file, framed(b"short"), "and nothing behind it");
     drop(spool);
-    is_let_go(&dir);
+    until_all_let_go(&dir);
     fs::remove_dir_all(dir).expect("a folder");
 }
