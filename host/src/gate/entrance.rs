@@ -44,7 +44,8 @@ impl Gate {
         lines::asked(&request);
         let request = Arc::new(request);
         if !self.world.is_down() {
-            let lane = &self.checks[self.lane(&request.tenant)];
+            let _asked = self.asking.one_more();
+            let lane = &self.checks[self.check_lane(&request.tenant)];
             let decided =
                 send(lane, |reply| CheckJob { request: request.clone(), origin: Current::get(), reply }).await;
             if !self.is_lost(&decided) {

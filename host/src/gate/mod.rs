@@ -11,6 +11,7 @@
 //! 1. costs and endings, in one transaction each: what is spent is recorded, what is set aside comes back;
 //! 2. reservations: decided on what the lane knows, committed only if that still holds (`reserve`).
 
+mod asking;
 mod breaker;
 mod check;
 mod entrance;
@@ -40,6 +41,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use tokio::sync::{Mutex, oneshot};
 use uuid::Uuid;
 
+use self::asking::Asking;
 use self::breaker::Breaker;
 use self::check::CheckJob;
 use self::lane::{Lane, Overloaded};
@@ -181,6 +183,7 @@ pub struct Gate {
     checks: [Lane<CheckJob>; LANES + 1],
     money: [Lane<MoneyJob>; LANES + 1],
     hasher: RandomState,
+    asking: Asking,
 }
 
 impl Gate {
@@ -231,6 +234,7 @@ impl Gate {
             money: std::array::from_fn(|_| money(world.clone())),
             world,
             hasher: RandomState::new(),
+            asking: Asking::default(),
         })
     }
 
@@ -278,6 +282,12 @@ impl Gate {
             None => self.hasher.hash_one(tenant),
         };
         usize::try_from(hash % LANES as u64).unwrap_or_default()
+    }
+
+    /// A check locks no row: few of them share the first lane, whatever they read, and many are spread as money is.
+    fn check_lane(&self, tenant: &TenantId) -> usize {
+        let lane = self.lane(tenant);
+        if lane < LANES && self.asking.are_few() { 0 } else { lane }
     }
 }
 
