@@ -45,7 +45,7 @@ impl Gate {
         let request = Arc::new(request);
         if !self.world.is_down() {
             let _asked = self.asking.one_more();
-            let lane = &self.checks[self.check_lane(&request.tenant)];
+            let lane = &self.checks[self.asking.lane(self.lane(&request.tenant))];
             let decided =
                 send(lane, |reply| CheckJob { request: request.clone(), origin: Current::get(), reply }).await;
             if !self.is_lost(&decided) {

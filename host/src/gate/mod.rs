@@ -24,6 +24,7 @@ mod lines;
 mod money;
 mod outage;
 mod plan;
+mod pools;
 pub mod recall;
 mod recorder;
 mod refusal;
@@ -33,10 +34,9 @@ mod shadow;
 mod slow;
 mod threads;
 
-use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::{Mutex, oneshot};
 use uuid::Uuid;
@@ -46,6 +46,7 @@ use self::breaker::Breaker;
 use self::check::CheckJob;
 use self::lane::{Lane, Overloaded};
 use self::money::MoneyJob;
+use self::pools::Pools;
 use self::recorder::Recorder;
 use self::reserve::LaneState;
 use self::shadow::Shadow;
@@ -54,7 +55,7 @@ use self::threads::Threads;
 use crate::clock::Clock;
 use crate::decision::{Decision, PolicyRef};
 use crate::policy::{Folder, Generation, PolicyError};
-use crate::quota::{PoolId, ResourceType, TenantId};
+use crate::quota::{ResourceType, TenantId};
 use crate::store::{Store, StoreError};
 
 pub use self::entry::waiting_since;
@@ -153,27 +154,6 @@ struct World {
     breaker: Breaker,
     slow: Slow,
     threads: Threads,
-}
-
-/// Which pool a tenant was in when it was last read: tells the lane, nothing else.
-#[derive(Default)]
-struct Pools(RwLock<HashMap<TenantId, PoolId>>);
-
-impl Pools {
-    fn of(&self, tenant: &TenantId) -> Option<PoolId> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(tenant).cloned()
-    }
-
-    fn learn(&self, tenant: &TenantId, pool: Option<&PoolId>) {
-        if self.of(tenant).as_ref() == pool {
-            return;
-        }
-        let mut pools = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        match pool {
-            Some(pool) => pools.insert(tenant.clone(), pool.clone()),
-            None => pools.remove(tenant),
-        };
-    }
 }
 
 /// Decides requests and moves money.
@@ -282,12 +262,6 @@ impl Gate {
             None => self.hasher.hash_one(tenant),
         };
         usize::try_from(hash % LANES as u64).unwrap_or_default()
-    }
-
-    /// A check locks no row: few of them share the first lane, whatever they read, and many are spread as money is.
-    fn check_lane(&self, tenant: &TenantId) -> usize {
-        let lane = self.lane(tenant);
-        if lane < LANES && self.asking.are_few() { 0 } else { lane }
     }
 }
 
