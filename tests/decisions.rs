@@ -48,8 +48,8 @@ async fn a_denial_is_stored_with_everything_that_its_policy_saw() {
         (&json!("tenant"), &json!("acme-corp"), &json!("day"))
     );
     assert_eq!((&day["windowStart"], &day["admitted"]), (&json!("2026-01-04T00:00:00Z"), &json!(7)));
-    let amounts = "SELECT facts#>>'{quotas,0,limitUsd}' || ' ' || (facts#>>'{quotas,0,hardLimitUsd}') || ' ' || (facts#>>'{quotas,0,spendUsd}')
-                   || ' ' || (facts#>>'{quotas,0,heldUsd}') FROM copilot_internal.decisions";
+    let amounts = "SELECT facts::json#>>'{quotas,0,limitUsd}' || ' ' || (facts::json#>>'{quotas,0,hardLimitUsd}') || ' ' || (facts::json#>>'{quotas,0,spendUsd}')
+                   || ' ' || (facts::json#>>'{quotas,0,heldUsd}') FROM copilot_internal.decisions";
     assert_eq!(host.database.value(amounts).await, "50.00 60.00 49.00 0.50");
     let binding =
         "SELECT q.scope FROM copilot_internal.decisions d JOIN copilot_internal.cost_quotas q ON q.id = d.quota_id";

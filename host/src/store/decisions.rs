@@ -104,7 +104,7 @@ pub struct Span {
 macro_rules! stored_columns {
     () => {
         "SELECT id, decided_at, tenant_id, user_id, resource_type, (estimate_usd * 1000000000)::bigint AS estimate_nanos,
-                request_id, outcome, code, reason, quota_id, policy_name, policy_digest, facts::text AS facts
+                request_id, outcome, code, reason, quota_id, policy_name, policy_digest, facts
          FROM copilot_internal.decisions"
     };
 }
@@ -129,7 +129,7 @@ impl Store {
             columns!(),
             ")
              SELECT id, decided_at, tenant_id, user_id, resource_type, nanos * 0.000000001, request_id, outcome, code, reason,
-                    quota_id, policy_name, policy_digest, facts::json
+                    quota_id, policy_name, policy_digest, facts
              FROM unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[],
                          $8::text[], $9::text[], $10::text[], $11::uuid[], $12::text[], $13::text[], $14::text[])
                   AS d (id, decided_at, tenant_id, user_id, resource_type, nanos, request_id, outcome, code, reason,
