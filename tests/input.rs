@@ -168,3 +168,17 @@ async fn names_of_128_characters_and_32_attributes_are_fine() {
                           "estimatedCostUsd": 0, "attributes": attributes });
     host.check(request).await.expect_status(200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_parameter_with_a_nul_is_no_fault_of_the_store() {
+    let host = Host::start().await;
+    for (path, name) in [
+        ("/v1/quotas?scopeId=%00", "scopeId"),
+        ("/v1/decisions?tenantId=a%00b", "tenantId"),
+        ("/v1/audit?action=%00", "action"),
+        ("/v1/alerts?scopeId=%00", "scopeId"),
+    ] {
+        let answer = host.get(path).await.expect_status(400);
+        assert_eq!((answer.at("/error"), answer.at("/field")), (json!("invalid_request"), json!(name)), "{path}");
+    }
+}

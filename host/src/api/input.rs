@@ -330,6 +330,10 @@ pub fn query<const N: usize>(
             let hint = crate::nearest::hint(&name, known.iter().copied());
             return Err(ApiError::invalid(&name, format!("unknown parameter{hint}")));
         };
+        // No text in the store has it, and the store takes none that does.
+        if value.contains('\0') {
+            return Err(ApiError::invalid(&name, "no control characters"));
+        }
         if values[index].replace(value).is_some() {
             return Err(ApiError::invalid(&name, "given twice"));
         }
