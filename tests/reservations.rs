@@ -207,6 +207,54 @@ async fn expired_money_stands_in_nobodys_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn expired_money_stands_in_nobodys_way_however_much_of_others_expired_before() {
+    for path in ["/v1/reservations", "/v1/check"] {
+        let host = host().await;
+        host.reserve(with(llm("10.00"), json!({ "ttlSeconds": 90 }))).await.expect_status(201);
+        let others = "INSERT INTO copilot_internal.reservations
+                          (id, tenant_id, resource_type, body, estimate_usd, held_usd, quota_ids, window_starts, policy_name,
+                           policy_digest, created_at, expires_at)
+                      SELECT gen_random_uuid(), 'globex', 'llm', '', 0, 0, '{}', '{}', '', '', created_at,
+                             created_at + interval '1 second'
+                      FROM copilot_internal.reservations, generate_series(1, 1200)";
+        host.database.run(others).await;
+        host.clock.advance(TimeDelta::seconds(90));
+        let answer = host.post(path, llm("10.00")).await;
+        assert!(answer.json()["allowed"] == json!(true), "{path}: {}", answer.text);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reservation_that_cannot_expire_keeps_nobody_elses_money() {
+    let host = host().await;
+    host.tenant("globex", None, Some("eu-team")).await;
+    host.tenant("acme-corp", None, Some("eu-team")).await;
+    host.database.quota("pool eu-team llm month", "10.00", "0").await;
+    let bad = with(llm("1.00"), json!({ "tenantId": "globex", "ttlSeconds": 60 }));
+    let bad = host.reserve(bad).await.expect_status(201).word("/reservationId");
+    host.reserve(with(llm("9.00"), json!({ "ttlSeconds": 90 }))).await.expect_status(201);
+    let refuse = format!(
+        "ALTER TABLE copilot_internal.reservations ADD CONSTRAINT not_this_one CHECK (id <> '{bad}' OR state <> 'expired')"
+    );
+    host.database.run(&refuse).await;
+    host.clock.advance(TimeDelta::seconds(90));
+    host.check(llm("9.00")).await.expect_status(200);
+    host.reserve(llm("9.00")).await.expect_status(201);
+    assert_eq!(host.check(llm("0.50")).await.expect_status(429).at("/code"), "capacity_held");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_actual_is_recorded_though_somebody_has_set_what_is_held_to_nothing() {
+    let host = host().await;
+    let (settled, released) = (host.reserved("4.00").await, host.reserved("5.00").await);
+    host.database.run("UPDATE copilot_internal.cost_quotas SET held_usd = 0").await;
+    host.settle(&settled, "4.50").await.expect_status(200);
+    host.release(&released).await.expect_status(200);
+    assert_eq!(host.books().await, "tenant day 4.50 + 0.00");
+    host.reserve(llm("5.50")).await.expect_status(201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_late_settle_is_recorded_once_in_full() {
     let host = host().await;
     let (expired, released) = (host.reserved("4.00").await, host.reserved("5.00").await);

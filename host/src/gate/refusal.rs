@@ -14,8 +14,8 @@ use crate::store::StoreError;
 use crate::store::reservations::{Ending, Reservation};
 use crate::store::subjects::Subject;
 
-/// Expired reservations that one round gives back.
-const MOST_DUE: i64 = 500;
+/// Expired reservations that one statement gives back.
+const DUE_AT_ONCE: i64 = 500;
 
 /// Answers those whose request id was admitted before; returns the others.
 pub(super) async fn answer_repeated(world: &World, jobs: Vec<ReserveJob>) -> Vec<ReserveJob> {
@@ -116,7 +116,8 @@ impl World {
         let expiries: HashMap<_, _> = self.store.guard(self.store.first_expiries(&quotas)).await?.into_iter().collect();
         let now = self.clock.now();
         if may_give_back && expiries.values().any(|expiry| *expiry <= now) {
-            self.expire_due(now).await?;
+            let held_back: Vec<Uuid> = quotas.into_iter().map(|(id, _)| id).collect();
+            self.expire_due_of(&held_back, now).await?;
             return Ok(true);
         }
         for decision in decisions {
@@ -125,13 +126,33 @@ impl World {
         Ok(false)
     }
 
-    /// Gives back what has expired, beside the lanes: one of them waits for it.
-    async fn expire_due(&self, now: DateTime<Utc>) -> Result<(), StoreError> {
-        let due = self.due(now, MOST_DUE).await?;
-        if !due.is_empty() {
-            self.store.link().end(&due, now).await?;
+    /// Gives back all that has expired and that these quotas hold, beside the lanes: one of them waits for it. What is due
+    /// elsewhere is the worker's, however much there is.
+    async fn expire_due_of(&self, quotas: &[Uuid], now: DateTime<Utc>) -> Result<(), StoreError> {
+        loop {
+            let due = self.store.guard(self.store.due_of(quotas, now, DUE_AT_ONCE)).await?;
+            if due.is_empty() || self.expire(&due, now).await? == 0 {
+                return Ok(());
+            }
         }
-        Ok(())
+    }
+
+    /// Tells how many came back. One that the tables refuse stands in nobody else's way.
+    async fn expire(&self, due: &[Ending], now: DateTime<Utc>) -> Result<usize, StoreError> {
+        let mut link = self.store.link();
+        match link.end(due, now).await {
+            Err(StoreError::Refused(_)) if due.len() > 1 => {}
+            Err(StoreError::Refused(reason)) => {
+                tracing::error!(reservationId = %due[0].id, reason, "An expired reservation is not given back");
+                return Ok(0);
+            }
+            ended => return Ok(ended?.len()),
+        }
+        let mut ended = 0;
+        for ending in due {
+            ended += Box::pin(self.expire(std::slice::from_ref(ending), now)).await?;
+        }
+        Ok(ended)
     }
 
     /// The reservations whose time is over, `most` at most.

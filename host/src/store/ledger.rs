@@ -76,9 +76,9 @@ macro_rules! post {
                  ON CONFLICT (quota_id, window_start) DO UPDATE
                  SET spend_usd = p.spend_usd + excluded.spend_usd,
                      -- Not excluded.held_usd: a row that is proposed must not be below zero, but what it takes away is.
-                     held_usd = p.held_usd + (
+                     held_usd = greatest(p.held_usd + (
                          SELECT sum(late.held) FROM late
-                         WHERE late.id = excluded.quota_id AND late.window_start = excluded.window_start),
+                         WHERE late.id = excluded.quota_id AND late.window_start = excluded.window_start), 0),
                      admitted_count = p.admitted_count + excluded.admitted_count
              ), stands AS MATERIALIZED (
                  SELECT q.id, q.scope, q.scope_id, q.resource_type, q.period, q.limit_usd, q.hard_limit_usd, q.thresholds,
@@ -90,8 +90,9 @@ macro_rules! post {
                         EXISTS (SELECT FROM late WHERE late.id = q.id) AS closed_changed,
                         CASE WHEN q.was < q.window_start THEN 0 ELSE q.current_spend_usd END
                             + coalesce(charge.usd, 0) AS spend_usd,
-                        CASE WHEN q.was < q.window_start THEN 0 ELSE q.held_usd END
-                            - coalesce(charge.freed, 0) AS held_usd,
+                        -- Whoever has set what is held to less by hand must not keep an actual out of the books.
+                        greatest(CASE WHEN q.was < q.window_start THEN 0 ELSE q.held_usd END
+                            - coalesce(charge.freed, 0), 0) AS held_usd,
                         CASE WHEN q.was < q.window_start THEN 0 ELSE q.admitted_count END
                             + coalesce(charge.operations, 0) AS admitted_count
                  FROM stood AS q LEFT JOIN charge ON charge.id = q.id AND charge.window_start = q.window_start

@@ -226,6 +226,11 @@ async fn end(connection: &mut PgConnection, endings: &[Ending], now: DateTime<Ut
     Ok(ended)
 }
 
+fn expiring(row: &PgRow) -> Result<Ending, StoreError> {
+    let tenant = TenantId::parse(row.try_get(1)?).map_err(|fault| sqlx::Error::Decode(fault.into()))?;
+    Ok(Ending { id: row.try_get(0)?, tenant, end: End::Expire })
+}
+
 impl Link {
     /// Ends reservations, each at most once, in one transaction; answers in no order. An ending whose reservation is
     /// not there has no answer. No reservation may be named twice in one call.
@@ -281,12 +286,24 @@ impl Store {
         .bind(most)
         .fetch_all(&self.pool)
         .await?;
-        rows.iter()
-            .map(|row| {
-                let tenant = TenantId::parse(row.try_get(1)?).map_err(|fault| sqlx::Error::Decode(fault.into()))?;
-                Ok(Ending { id: row.try_get(0)?, tenant, end: End::Expire })
-            })
-            .collect()
+        rows.iter().map(expiring).collect()
+    }
+
+    /// As [`Store::due`], of those that one of `quotas` holds.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn due_of(&self, quotas: &[Uuid], now: DateTime<Utc>, most: i64) -> Result<Vec<Ending>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT id, tenant_id FROM copilot_internal.reservations
+             WHERE state = 'held' AND expires_at <= $1 AND quota_ids && $3 ORDER BY expires_at LIMIT $2",
+        )
+        .bind(now)
+        .bind(most)
+        .bind(quotas)
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(expiring).collect()
     }
 
     /// For each of `quotas` of which reservations hold money in its window that starts then: when the first of them expires.
