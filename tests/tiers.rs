@@ -68,6 +68,39 @@ async fn of_the_hard_limits_that_are_crossed_the_one_that_resets_last_binds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_a_limit_and_a_hard_limit_that_are_crossed_the_one_that_resets_last_binds() {
+    let host = Host::start().await;
+    host.database.quota("tenant acme-corp llm day", "1.00", "0").await;
+    host.database.quota("tenant acme-corp llm month", "100.00", "0").await;
+    host.database.run("UPDATE copilot_internal.cost_quotas SET hard_limit_usd = 1.50 WHERE period = 'month'").await;
+    let bound = async |usd: &str| {
+        let denied = host.check(llm(usd)).await.expect_status(429);
+        (denied.at("/code"), denied.at("/quotaDetails/period"))
+    };
+    assert_eq!(bound("2.00").await, (json!("hard_limit_exceeded"), json!("month")));
+    assert_eq!(bound("1.25").await, (json!("limit_exceeded"), json!("day")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn held_money_alone_below_a_hard_limit_is_waited_for_and_not_the_next_window() {
+    let host = Host::start().await;
+    host.tenant("acme-corp", Some("enterprise"), Some("eu-team")).await;
+    host.database.quota("pool eu-team llm day", "1000.00", "0").await;
+    host.database.quota("tenant acme-corp llm day", "50.00", "0").await;
+    host.database.run("UPDATE copilot_internal.cost_quotas SET hard_limit_usd = 60 WHERE scope = 'tenant'").await;
+    let mut held = llm("58.00");
+    held["ttlSeconds"] = json!(30);
+    host.post("/v1/reservations", held).await.expect_status(201);
+    for path in ["/v1/check", "/v1/reservations"] {
+        let denied = host.post(path, llm("5.00")).await.expect_status(429);
+        assert_eq!((denied.at("/code"), denied.at("/retryAfter")), (json!("capacity_held"), json!(30)), "{path}");
+        let message = "LLM quota exceeded. Hard limit: $60.00, Current: $0.00, Requested: $5.00, Reserved: $58.00";
+        assert_eq!(denied.word("/message"), message);
+    }
+    assert_eq!(host.check(llm("61.00")).await.expect_status(429).at("/code"), "hard_limit_exceeded");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn enterprise_runs_over_its_own_quota_while_its_pool_has_room() {
     let host = Host::start().await;
     host.tenant("acme-corp", Some("enterprise"), Some("eu-team")).await;

@@ -174,15 +174,20 @@ impl Model {
         };
         let exceeded = over(&|view| Some(view.limit));
         let hard = over(&|view| self.quotas[&view.key].hard_limit);
-        let only_held = views
-            .iter()
-            .filter(|view| view.spend + view.held + ask.usd > view.limit)
-            .all(|view| view.spend + ask.usd <= view.limit);
-        let (code, binding) = match (exceeded.is_empty(), hard.is_empty(), only_held) {
-            (true, true, _) => return None,
-            (true, false, _) => ("hard_limit_exceeded", hard),
-            (false, _, true) => ("capacity_held", exceeded),
-            (false, _, false) => ("limit_exceeded", exceeded),
+        let only_held = |limit: &dyn Fn(&View) -> Option<i64>| {
+            let over = |view: &&View| limit(view).is_some_and(|limit| view.spend + view.held + ask.usd > limit);
+            views.iter().filter(over).all(|view| limit(view).is_some_and(|limit| view.spend + ask.usd <= limit))
+        };
+        let limits_held = only_held(&|view| Some(view.limit));
+        let all_held = limits_held && only_held(&|view| self.quotas[&view.key].hard_limit);
+        // Each is empty, or of one time of reset: what resets last binds.
+        let resets = |views: &[View]| views.first().map(|view| self.resets(&view.key));
+        let (code, binding) = match (exceeded.is_empty(), resets(&exceeded) < resets(&hard)) {
+            (true, false) => return None,
+            (_, true) if all_held => ("capacity_held", hard),
+            (_, true) => ("hard_limit_exceeded", hard),
+            (false, false) if limits_held => ("capacity_held", exceeded),
+            (false, false) => ("limit_exceeded", exceeded),
         };
         let after = |key: &Key| {
             let holding = |each: &&Reservation| self.is_live(each) && each.holds.contains(&self.open(key));
