@@ -35,7 +35,7 @@ pub use self::binary::{Binary, Running, tollgate, tollgate_in, tollgate_into};
 pub use self::cluster::Database;
 pub use self::disk::SmallDisk;
 pub use self::mail::MailServer;
-pub use self::patience::{PATIENCE, until, until_listening};
+pub use self::patience::{PATIENCE, in_time, until, until_listening};
 pub use self::receiver::{Behaviour, Receiver};
 pub use self::scratch::Scratch;
 

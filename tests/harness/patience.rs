@@ -14,7 +14,12 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut()
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, looking).await.unwrap_or_else(|_| panic!("not in {PATIENCE:?}: {what}"));
+    in_time(what, looking).await;
+}
+
+/// What `work` comes to: for what would wait for ever if it broke.
+pub async fn in_time<T>(what: &str, work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| panic!("not in {PATIENCE:?}: {what}"))
 }
 
 /// Waits until somebody takes connections there. A socket has its name from `bind` on, and refuses until `listen`.

@@ -16,12 +16,15 @@ mod overrides;
 mod reservations;
 mod trace;
 
+use std::future::{Future as _, pending, poll_fn};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get, post, put};
 use axum::{Json, Router};
@@ -32,8 +35,9 @@ use self::error::ApiError;
 use crate::clock::Clock;
 use crate::gate::{Gate, StoreFailure, waiting_since};
 use crate::metrics::SpoolGauges;
+use crate::origin::Current;
 use crate::policy::Folder;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 pub use self::admin::{DecisionView, QuotaView};
 pub use self::alerts::AlertView;
@@ -60,17 +64,8 @@ pub struct App {
 
 /// The routes over `app`.
 pub fn routes(app: Arc<App>) -> Routes {
-    let router = Router::new()
-        .route("/v1/check", post(gate::check))
-        .route("/v1/reservations", post(reservations::reserve))
+    let beside_the_lanes = Router::new()
         .route("/v1/reservations/{id}", get(reservations::read))
-        .route("/v1/reservations/{id}/settle", post(reservations::settle))
-        .route("/v1/reservations/{id}/release", post(reservations::release))
-        .route("/v1/reservations/{id}/extend", post(reservations::extend))
-        .route("/v1/costs", post(gate::costs))
-        .route("/v1/authz", get(authz::authz).post(authz::authz))
-        .route("/v1/authz/", any(authz::below))
-        .route("/v1/authz/{*path}", any(authz::below))
         .route("/v1/quotas", get(admin::quotas))
         .route(
             "/v1/quotas/{scope}/{scope_id}/{resource_type}/{period}",
@@ -82,22 +77,51 @@ pub fn routes(app: Arc<App>) -> Routes {
         )
         .route("/v1/tenants", get(admin::tenants))
         .route("/v1/tenants/{tenant_id}", get(admin::tenant).put(admin::put_tenant).delete(admin::delete_tenant))
-        .route("/v1/policies", get(admin::policies))
-        .route("/v1/policies/reload", post(admin::reload))
-        .route("/v1/policies/{name}/promote", post(admin::promote))
-        .route("/v1/policies/{name}/rollback", post(admin::rollback))
         .route("/v1/decisions", get(admin::decisions))
         .route("/v1/decisions/{id}", get(admin::decision))
         .route("/v1/alerts", get(alerts::alerts))
         .route("/v1/audit", get(audit::audit))
+        .route_layer(from_fn_with_state(app.clone(), while_the_store_is_there));
+    let router = Router::new()
+        .route("/v1/check", post(gate::check))
+        .route("/v1/reservations", post(reservations::reserve))
+        .route("/v1/reservations/{id}/settle", post(reservations::settle))
+        .route("/v1/reservations/{id}/release", post(reservations::release))
+        .route("/v1/reservations/{id}/extend", post(reservations::extend))
+        .route("/v1/costs", post(gate::costs))
+        .route("/v1/authz", get(authz::authz).post(authz::authz))
+        .route("/v1/authz/", any(authz::below))
+        .route("/v1/authz/{*path}", any(authz::below))
+        .route("/v1/policies", get(admin::policies))
+        .route("/v1/policies/reload", post(admin::reload))
+        .route("/v1/policies/{name}/promote", post(admin::promote))
+        .route("/v1/policies/{name}/rollback", post(admin::rollback))
         .route("/openapi.json", get(openapi))
         .route("/livez", get(|| async { Json(json!({ "status": "ok" })) }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
+        .merge(beside_the_lanes)
         .fallback(|| async { ApiError::not_found("no such route") })
         .method_not_allowed_fallback(|| async { ApiError::method_not_allowed() })
         .with_state(app.clone());
     Routes::new(app, router)
+}
+
+/// What asks the store by itself waits for none that is known to be down. It goes on in a task of its own, since a statement
+/// must not be cancelled, nor by a caller who hangs up.
+async fn while_the_store_is_there(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let mut answering = Box::pin(Current::get().during(next.run(request)));
+    // Who may not ask, or asks for what there is not, is told so in any case.
+    if let Poll::Ready(answer) = poll_fn(|context| Poll::Ready(answering.as_mut().poll(context))).await {
+        return answer;
+    }
+    tokio::select! {
+        biased;
+        answer = tokio::spawn(answering) => {
+            answer.unwrap_or_else(|error| ApiError::internal(error.to_string()).into_response())
+        }
+        Err(error) = app.store.guard(pending::<Result<(), StoreError>>()) => ApiError::from(error).into_response(),
+    }
 }
 
 /// For Prometheus. No tenant is in it, so it wants no token.

@@ -159,7 +159,7 @@ pub async fn extend(
             return Ok(Json(body).into_response());
         }
     }
-    let ended = app.store.reservation(&tenant, id).await?.ok_or_else(no_such)?;
+    let ended = app.store.guard(app.store.reservation(&tenant, id)).await?.ok_or_else(no_such)?;
     Err(ApiError::reservation_ended(state(&ended, now)))
 }
 
