@@ -139,7 +139,7 @@ async fn a_channel_can_be_tried_and_says_what_is_wrong() {
 fn a_setting_of_alerts_that_does_not_hold_is_named_and_never_repeated() {
     let slack = ("COST_ALERT_CHANNELS", "slack");
     for (environment, fragment) in [
-        (vec![("COST_ALERT_CHANNELS", "slak")], "COST_ALERT_CHANNELS: alert_channels: none, or a list: one of slack"),
+        (vec![("COST_ALERT_CHANNELS", "slak")], "COST_ALERT_CHANNELS: none, or a list: one of slack"),
         (
             vec![slack, ("COST_ALERT_SLACK_WEBHOOK_URL", "")],
             "alert_slack_webhook_url: required, since alert_channels names slack",
@@ -150,16 +150,17 @@ fn a_setting_of_alerts_that_does_not_hold_is_named_and_never_repeated() {
         ),
         (
             vec![("COST_ALERT_SLACK_WEBHOOK_URL", "https://example.com/canary-7f3a9c")],
-            "COST_ALERT_SLACK_WEBHOOK_URL: alert_slack_webhook_url: the host example.com is not in alert_allowed_hosts",
+            "COST_ALERT_SLACK_WEBHOOK_URL: the host example.com is not in alert_allowed_hosts",
         ),
         (vec![("COST_ALERT_SLACK_WEBHOOK_URL", CANARY)], "an address such as https://hooks.slack.com/services/…"),
         (
             vec![
+                ("COST_ALERT_CHANNELS", "email"),
                 ("TOLLGATE_ALERT_EMAIL_SMTP_HOST", "mail.example.com"),
                 ("COST_ALERT_EMAIL_SMTP_PASSWORD", CANARY),
                 ("COST_ALERT_EMAIL_SMTP_USER", ""),
             ],
-            "alert_email_smtp_user: required, since there is a password",
+            "error: alert_email_smtp_user: required, since there is a password",
         ),
         (
             vec![
@@ -167,7 +168,7 @@ fn a_setting_of_alerts_that_does_not_hold_is_named_and_never_repeated() {
                 ("COST_ALERT_EMAIL_SMTP_SECURITY", "none"),
                 ("COST_ALERT_EMAIL_SMTP_USER", "ops"),
             ],
-            "alert_email_smtp_security: starttls or tls; none is for a mail server on this machine",
+            "error: COST_ALERT_EMAIL_SMTP_SECURITY: starttls or tls; none is for a mail server on this machine",
         ),
     ] {
         let output = tollgate(&["alert", "test", "slack"], &environment);

@@ -91,50 +91,6 @@ fn wrong_arguments_end_with_2_and_name_what_would_be_right() {
 }
 
 #[test]
-fn a_configuration_that_does_not_hold_ends_with_2_before_anything_starts() {
-    let missing = "/nowhere/token";
-    for (arguments, environment, fragments) in [
-        (
-            vec!["serve", "--listen", "0.0.0.0:0"],
-            vec![],
-            vec!["error: --listen: listen: 0.0.0.0:0 is no loopback address", "TOLLGATE_APP_TOKEN"],
-        ),
-        (
-            vec!["serve"],
-            vec![("TOLLGATE_LISTEN", "[::]:0")],
-            vec!["error: TOLLGATE_LISTEN: listen: [::]:0 is no loopback address"],
-        ),
-        (
-            vec!["serve"],
-            vec![("TOLLGATE_LISTN", "x")],
-            vec!["TOLLGATE_LISTN: unknown variable, did you mean \"TOLLGATE_LISTEN\"?"],
-        ),
-        (vec!["serve"], vec![("ENFORCE_COST_QUOTAS", "no")], vec!["ENFORCE_COST_QUOTAS", "true or false, got \"no\""]),
-        (vec!["serve", "--listen", "everywhere"], vec![], vec!["an address and port (127.0.0.1:8080) or unix:PATH"]),
-        (vec!["serve", "--log-level", "loud"], vec![], vec!["log_level: error, warn, info, debug, trace"]),
-        (vec!["serve"], vec![("TOLLGATE_APP_TOKEN_FILE", missing)], vec!["TOLLGATE_APP_TOKEN_FILE: /nowhere/token: "]),
-        (vec!["serve"], vec![("TOLLGATE_ADMIN_TOKEN", " ")], vec!["TOLLGATE_ADMIN_TOKEN: empty"]),
-        (vec!["serve"], vec![("TOLLGATE_APP_TOKEN", "a"), ("TOLLGATE_APP_TOKEN_FILE", "b")], vec!["not both"]),
-        (vec!["serve", "--config", "/nowhere.toml"], vec![], vec!["/nowhere.toml"]),
-    ] {
-        assert_fails(&tollgate(&arguments, &environment), 2, &fragments);
-    }
-}
-
-#[test]
-fn a_configuration_file_with_an_unknown_key_names_its_neighbour() {
-    let folder = Scratch::new();
-    folder.write("tollgate.toml", "listn = \"127.0.0.1:0\"\n");
-    let file = folder.join("tollgate.toml");
-    let output = tollgate(&["serve", "--config", file.to_str().expect("a text")], &[]);
-    assert_fails(&output, 2, &["listn", "did you mean \"listen\"?"]);
-    folder.write("tollgate.toml", "app_token = \"hunter2\"\n");
-    let output = tollgate(&["serve", "--config", file.to_str().expect("a text")], &[]);
-    assert_fails(&output, 2, &["app_token"]);
-    assert!(!stderr(&output).contains("hunter2"), "{}", stderr(&output));
-}
-
-#[test]
 fn a_store_that_does_not_answer_is_an_error_with_a_hint_and_without_its_password() {
     for url in ["postgres://tollgate:hunter2@127.0.0.1:1/none", "postgres//tollgate:hunter2@x"] {
         for arguments in [vec!["quota", "list"], vec!["migrate"], vec!["serve"]] {

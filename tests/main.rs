@@ -19,6 +19,7 @@ mod check;
 mod clients;
 mod command_line;
 mod concurrency;
+mod configuration;
 mod costs;
 mod crash;
 mod decisions;

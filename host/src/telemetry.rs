@@ -42,9 +42,10 @@ fn init<W: for<'w> MakeWriter<'w> + Send + Sync + 'static>(level: &str, lines: J
         level.parse::<Level>().map(|level| Targets::new().with_target("tollgate", level).with_default(Level::WARN));
     // A word alone would be read as a target.
     let list = || if level.contains('=') { level.parse::<Targets>().ok() } else { None };
-    let filter = own.ok().or_else(list).ok_or_else(|| {
-        format!("log_level: error, warn, info, debug, trace or a list of target=level, got {level:?}")
-    })?;
+    let filter = own
+        .ok()
+        .or_else(list)
+        .ok_or_else(|| format!("error, warn, info, debug, trace or a list of target=level, got {level:?}"))?;
     tracing_subscriber::registry().with(lines.with_filter(filter)).try_init().map_err(|error| error.to_string())
 }
 

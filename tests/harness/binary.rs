@@ -1,6 +1,7 @@
 //! The real binary, in a process of its own, with the machine's clock: the one that was built for the tests, or
 //! `TOLLGATE_BIN`.
 
+use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -17,13 +18,16 @@ use super::{Answer, Scratch, shows_no_secret};
 /// After so long something has gone wrong for good.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-fn command(home: &Scratch, arguments: &[&str], environment: &[(&str, &str)]) -> Command {
+fn command<V: AsRef<OsStr>>(home: &Scratch, arguments: &[&str], environment: &[(&str, V)]) -> Command {
     let program = std::env::var_os("TOLLGATE_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_tollgate").into());
     let mut command = Command::new(program);
     command.args(arguments).current_dir(home.path()).env_clear().env("NO_COLOR", "1");
     // What the commands cache is there for all tests, and not the user's.
     command.env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"));
-    command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).envs(SECRETS).envs(environment.iter().copied());
+    command
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .envs(SECRETS)
+        .envs(environment.iter().map(|(name, value)| (name, value)));
     command
 }
 
@@ -36,6 +40,12 @@ const SECRETS: [(&str, &str); 3] = [
 
 /// Runs a command to its end, in an empty folder and with this environment only.
 pub fn tollgate(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    let environment: Vec<_> = environment.iter().map(|(name, value)| (*name, OsStr::new(value))).collect();
+    tollgate_os(arguments, &environment)
+}
+
+/// As [`tollgate`], with values that may be no texts.
+pub fn tollgate_os(arguments: &[&str], environment: &[(&str, &OsStr)]) -> Output {
     let output = command(&Scratch::new(), arguments, environment).output().expect("the binary");
     for text in [&output.stdout, &output.stderr] {
         shows_no_secret(&String::from_utf8_lossy(text));
@@ -63,7 +73,7 @@ pub struct Running {
 impl Running {
     pub fn start(arguments: &[&str]) -> Self {
         let home = Scratch::new();
-        let mut child = command(&home, arguments, &[]).stdout(Stdio::piped()).spawn().expect("the binary");
+        let mut child = command::<&str>(&home, arguments, &[]).stdout(Stdio::piped()).spawn().expect("the binary");
         let stdout = BufReader::new(child.stdout.take().expect("its stdout"));
         let (tell, lines) = mpsc::channel();
         std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| tell.send(line)));

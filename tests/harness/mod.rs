@@ -31,7 +31,7 @@ use tollgate::store::Store;
 use tollgate::worker::alerts::Alerting;
 
 pub use self::answer::Answer;
-pub use self::binary::{Binary, Running, tollgate, tollgate_in, tollgate_into};
+pub use self::binary::{Binary, Running, tollgate, tollgate_in, tollgate_into, tollgate_os};
 pub use self::cluster::Database;
 pub use self::disk::SmallDisk;
 pub use self::mail::MailServer;

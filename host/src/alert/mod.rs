@@ -12,7 +12,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-pub use self::email::{EmailSettings, Security, mailbox};
+pub use self::email::{EmailSettings, Mailbox, Security, mailbox};
 pub use self::notice::{Kind, Notice, Share, Subject, Summary};
 pub use self::webhook::{Reach, Webhook};
 

@@ -189,9 +189,13 @@ impl OpenStore {
 }
 
 fn external(config: &Config) -> Result<Option<PgConnectOptions>, Failure> {
+    let Some(url) = config.database_url.as_deref() else { return Ok(None) };
+    // The driver takes any scheme, and would look for PostgreSQL there.
+    let is_ours = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
+    let parsed = if is_ours { url.parse().ok() } else { None };
     // The address holds a password: an error must not repeat it.
-    config.database_url.as_deref().map(str::parse).transpose().map_err(|_| {
-        Failure::new("DATABASE_URL is no address of a PostgreSQL database")
+    parsed.map(Some).ok_or_else(|| {
+        Failure::from(config.fault("database_url", "no address of a PostgreSQL database"))
             .hint("it looks like postgres://user:password@host:5432/database")
     })
 }

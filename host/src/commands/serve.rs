@@ -60,7 +60,8 @@ fn load(args: ServeArgs) -> Result<Config, Failure> {
 
 async fn run(config: Config, is_dev: bool) -> Result<(), Failure> {
     let clock = Clock::System;
-    let _written_at_the_end = telemetry::to_stdout(&config.log_level, clock.clone()).map_err(Failure::new)?;
+    let log = telemetry::to_stdout(&config.log_level, clock.clone());
+    let _written_at_the_end = log.map_err(|fault| config.fault("log_level", fault))?;
     // From here on: whoever stops us while we start is heard once the store is up, and it is stopped too.
     let shutdown = shutdown()?;
     let external = external(&config)?;

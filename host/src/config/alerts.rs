@@ -1,7 +1,8 @@
 //! The keys of alerts: which channels, and how each is reached.
 
-use super::{ConfigError, Values};
-use crate::alert::{Channel, EmailSettings, Extras, Reach, Secret, Security, Settings, Webhook, mailbox};
+use super::ConfigError;
+use super::keys::Values;
+use crate::alert::{Channel, EmailSettings, Extras, Mailbox, Reach, Secret, Security, Settings, Webhook, mailbox};
 
 /// What a deployment is told, and how.
 #[derive(Clone, Debug, Default)]
@@ -24,7 +25,7 @@ pub(super) fn read(values: &Values) -> Result<AlertConfig, ConfigError> {
     let slack = webhook(values, "alert_slack_webhook_url", &reach)?;
     let events = webhook(values, "alert_pagerduty_url", &reach)?;
     let key = values.set("alert_pagerduty_routing_key").map(Secret::new);
-    let email = email(values)?;
+    let email = email(values, channels.contains(&Channel::Email))?;
     let wanted = |channel, key| values.fault(key, format!("required, since alert_channels names {channel}"));
     let mut settings = Settings { reach, ..Settings::default() };
     for channel in channels {
@@ -61,20 +62,14 @@ fn webhook(values: &Values, key: &str, reach: &Reach) -> Result<Option<Webhook>,
     parsed.map_err(|fault| values.fault(key, fault))
 }
 
-/// `None` without a host.
-fn email(values: &Values) -> Result<Option<EmailSettings>, ConfigError> {
-    let Some(host) = values.set("alert_email_smtp_host") else { return Ok(None) };
+/// `None` where the channel is not used, and then nothing is required.
+fn email(values: &Values, is_used: bool) -> Result<Option<EmailSettings>, ConfigError> {
     let of = |key: &'static str, fault: String| values.fault(key, fault);
+    let host = values.set("alert_email_smtp_host");
     let security: Security =
         values.text("alert_email_smtp_security").parse().map_err(|fault| of("alert_email_smtp_security", fault))?;
-    let is_this_machine = ["localhost", "127.0.0.1", "::1"].contains(&host);
-    let login = match (values.set("alert_email_smtp_user"), values.set("alert_email_smtp_password")) {
-        (Some(user), Some(password)) => Some((user.to_owned(), Secret::new(password))),
-        (None, None) => None,
-        (Some(_), None) => return Err(of("alert_email_smtp_password", "required, since there is a user".to_owned())),
-        (None, Some(_)) => return Err(of("alert_email_smtp_user", "required, since there is a password".to_owned())),
-    };
-    if security == Security::None && !is_this_machine {
+    let is_elsewhere = host.is_some_and(|host| !["localhost", "127.0.0.1", "::1"].contains(&host));
+    if security == Security::None && is_elsewhere {
         let fault = "starttls or tls; none is for a mail server on this machine (localhost)";
         return Err(of("alert_email_smtp_security", fault.to_owned()));
     }
@@ -86,9 +81,31 @@ fn email(values: &Values) -> Result<Option<EmailSettings>, ConfigError> {
             .filter(|port| *port > 0)
             .ok_or_else(|| of("alert_email_smtp_port", format!("a port from 1 to 65535, got {text:?}")))?,
     };
-    let required = |key| values.set(key).ok_or_else(|| of(key, "required, since there is a mail server".to_owned()));
-    let from = mailbox(required("alert_email_from")?).map_err(|fault| of("alert_email_from", fault))?;
-    let to = list(required("alert_email_to")?).map(mailbox).collect::<Result<Vec<_>, _>>();
-    let to = to.map_err(|fault| of("alert_email_to", fault))?;
-    Ok(Some(EmailSettings { host: host.to_owned(), port, security, login, from, to }))
+    let from =
+        values.set("alert_email_from").map(mailbox).transpose().map_err(|fault| of("alert_email_from", fault))?;
+    let to = values.set("alert_email_to").map(mailboxes).transpose().map_err(|fault| of("alert_email_to", fault))?;
+    if !is_used {
+        return Ok(None);
+    }
+    let required = |key| of(key, format!("required, since alert_channels names {}", Channel::Email));
+    let login = match (values.set("alert_email_smtp_user"), values.set("alert_email_smtp_password")) {
+        (Some(user), Some(password)) => Some((user.to_owned(), Secret::new(password))),
+        (None, None) => None,
+        (Some(_), None) => return Err(of("alert_email_smtp_password", "required, since there is a user".to_owned())),
+        (None, Some(_)) => return Err(of("alert_email_smtp_user", "required, since there is a password".to_owned())),
+    };
+    Ok(Some(EmailSettings {
+        host: host.ok_or_else(|| required("alert_email_smtp_host"))?.to_owned(),
+        port,
+        security,
+        login,
+        from: from.ok_or_else(|| required("alert_email_from"))?,
+        to: to.ok_or_else(|| required("alert_email_to"))?,
+    }))
+}
+
+/// At least one: a list of nobody would send every alert nowhere.
+fn mailboxes(text: &str) -> Result<Vec<Mailbox>, String> {
+    let mailboxes = list(text).map(mailbox).collect::<Result<Vec<_>, _>>()?;
+    if mailboxes.is_empty() { Err(format!("at least one address, got {text:?}")) } else { Ok(mailboxes) }
 }

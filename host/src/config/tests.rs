@@ -38,7 +38,7 @@ fn decisions_are_kept_for_thirty_days_for_so_many_or_for_ever() {
     let kept = |text| load(&[("TOLLGATE_DECISIONS_KEEP_DAYS", text)], &[]).map(|config| config.decisions_keep_days);
     assert_eq!(load(&[], &[]).map(|config| config.decisions_keep_days).ok(), Some(Some(30)));
     assert_eq!((kept("7"), kept("0")), (Ok(Some(7)), Ok(None)));
-    let says = "TOLLGATE_DECISIONS_KEEP_DAYS: decisions_keep_days: days, 1 to 3650, or 0 for ever, got ";
+    let says = "TOLLGATE_DECISIONS_KEEP_DAYS: days, 1 to 3650, or 0 for ever, got ";
     assert_eq!((kept("-1"), kept("3651")), (Err(format!("{says}\"-1\"")), Err(format!("{says}\"3651\""))));
 }
 
