@@ -225,5 +225,7 @@ async fn alerts_and_their_deliveries_are_listed() {
     assert!(list(&["--scope-id", "globex"]).contains("90% of $10.00, $9.00 spent\n  sent nowhere\n"));
     let json: Value = serde_json::from_str(&list(&["--json", "--state", "due"])).expect("JSON");
     assert_eq!(json[0]["deliveries"][0]["lastError"], "answered 500");
-    assert_eq!(list(&["--state", "failed"]), "No alerts.\n");
+    assert_eq!(list(&["--state", "failed"]), "No alert matches.\n");
+    host.database.run("DELETE FROM copilot_internal.alerts").await;
+    assert_eq!(list(&[]), "No alerts.\n");
 }

@@ -116,6 +116,44 @@ async fn a_decision_becomes_a_fixture_that_its_policy_passes_and_another_one_fai
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_caller_wrote_commands_no_terminal() {
+    let (host, database) = host().await;
+    database.quota("tenant acme-corp llm day", "1.00", "0").await;
+    // Hides what follows, and passes for another line.
+    let (hides, passes) = ("\u{1b}[8m", "x\n  reason      all is well");
+    let attributes = json!({ "model": hides, "note": passes, "turn": "\u{202e}evil" });
+    let request =
+        json!({ "tenantId": "acme-corp", "resourceType": "llm", "estimatedCostUsd": 2, "attributes": attributes });
+    let id = host.check(request).await.expect_status(429).word("/decisionId");
+    host.get("/v1/decisions").await;
+    // As a policy might say it.
+    database.run("UPDATE copilot_internal.decisions SET reason = E'no\\x1b[2J\\x07\\nmore', code = E'c\\x1b[8m'").await;
+    let url = database.url();
+    let shown = |arguments: &[&str]| {
+        let output = tollgate(arguments, &[("DATABASE_URL", &url)]);
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("a text")
+    };
+    let explained = shown(&["decision", "explain", &id]);
+    for line in [
+        &format!("{id} denied (c\\u001b[8m)"),
+        "  attributes  model=\\u001b[8m, note=x\\n  reason      all is well, turn=\\u202eevil",
+        "  reason      no\\u001b[2J\\u0007\\nmore",
+    ] {
+        assert!(explained.lines().any(|said| said == line), "{line:?} is not in {explained}");
+    }
+    let (listed, tenant) = (shown(&["decision", "list"]), shown(&["tenant", "show", "acme-corp"]));
+    assert!(listed.contains("c\\u001b[8m") && tenant.contains("no\\u001b[2J\\u0007\\nmore"), "{listed}{tenant}");
+    for text in [&explained, &listed, &tenant, &shown(&["decision", "explain", &id, "--fixture"])] {
+        assert!(!text.chars().any(|c| c != '\n' && (c.is_control() || c == '\u{202e}')), "{text:?}");
+    }
+    // A program gets what was written.
+    let json: Value = serde_json::from_str(&shown(&["decision", "list", "--json"])).expect("JSON");
+    let facts = &json[0]["facts"]["attributes"];
+    assert_eq!((&facts["note"], &facts["turn"]), (&json!(passes), &json!("\u{202e}evil")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn decisions_are_listed_and_narrowed_on_the_command_line() {
     let (host, database) = host().await;
     database.quota("tenant acme-corp llm day", "1.00", "0").await;

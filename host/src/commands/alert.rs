@@ -2,12 +2,14 @@
 
 use uuid::Uuid;
 
+use super::say::visible;
 use super::{Failure, OpenStore, configured};
 use crate::alert::{Channel, Channels, Kind, Notice};
 use crate::api::AlertView;
 use crate::cli::AlertCommand;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::quota::Scope;
 use crate::store::alerts::{Alert, AlertFilter, Delivery};
 use crate::telemetry;
 
@@ -15,11 +17,17 @@ pub(super) async fn run(command: AlertCommand) -> Result<(), Failure> {
     telemetry::to_stderr();
     match command {
         AlertCommand::List { scope, scope_id, state, limit, json, store } => {
+            let scope: Option<Scope> = scope
+                .map(|text| text.parse())
+                .transpose()
+                .map_err(|fault| Failure::new(format!("--scope: {fault}")))?;
+            let is_filtered = scope.is_some() || scope_id.is_some() || state.is_some();
+            let scope = scope.map(|scope| scope.to_string());
             let opened = OpenStore::open(&configured(&store)?).await?;
             let filter = AlertFilter { scope, scope_id, state, since: None, limit };
             let alerts = opened.store.alerts(&filter).await;
             opened.close().await?;
-            print(alerts?, json)
+            print(alerts?, is_filtered, json)
         }
         AlertCommand::Test { channel, config } => {
             let config = Config::load(config.as_deref(), &[])?;
@@ -53,14 +61,14 @@ pub(super) async fn try_channel(channels: &Channels, channel: Channel) -> Result
     })
 }
 
-fn print(alerts: Vec<(Alert, Vec<Delivery>)>, json: bool) -> Result<(), Failure> {
+fn print(alerts: Vec<(Alert, Vec<Delivery>)>, is_filtered: bool, json: bool) -> Result<(), Failure> {
     if json {
         let views: Vec<AlertView> = alerts.into_iter().map(AlertView::new).collect();
         println!("{}", serde_json::to_string_pretty(&views).map_err(|error| Failure::caused(&error))?);
         return Ok(());
     }
     if alerts.is_empty() {
-        println!("No alerts.");
+        println!("{}", if is_filtered { "No alert matches." } else { "No alerts." });
     }
     for (alert, deliveries) in alerts {
         let at = alert.created_at.format("%Y-%m-%d %H:%M:%S");
@@ -96,6 +104,6 @@ fn told(delivery: &Delivery) -> String {
         ("due", _) => format!(", next at {}", delivery.due_at.format("%Y-%m-%d %H:%M:%S")),
         _ => String::new(),
     };
-    let error = delivery.last_error.as_ref().map_or_else(String::new, |error| format!(": {error}"));
+    let error = delivery.last_error.as_ref().map_or_else(String::new, |error| format!(": {}", visible(error)));
     format!("{channel}: {action} {state} ({tried}){when}{error}")
 }

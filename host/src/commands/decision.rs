@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::say::visible;
 use super::since::since;
 use super::{Failure, OpenStore, configured, table};
 use crate::api::DecisionView;
@@ -107,11 +108,11 @@ fn as_fixture(stored: &StoredDecision, recalled: &Recalled) -> String {
 
 fn print_decision(stored: &StoredDecision, recalled: &Recalled) {
     let facts = &recalled.facts;
-    let code = stored.code.as_ref().map_or_else(String::new, |code| format!(" ({code})"));
+    let code = stored.code.as_ref().map_or_else(String::new, |code| format!(" ({})", visible(code)));
     println!("{} {}{code}", stored.id, stored.outcome);
     let line = |name: &str, value: Option<String>| {
         if let Some(value) = value.filter(|value| !value.is_empty()) {
-            println!("  {name:<12}{value}");
+            println!("  {name:<12}{}", visible(&value));
         }
     };
     line("at", Some(when(stored.decided_at)));

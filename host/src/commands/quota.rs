@@ -17,15 +17,21 @@ pub(super) async fn run(command: QuotaCommand) -> Result<(), Failure> {
     telemetry::to_stderr();
     match command {
         QuotaCommand::List { scope, scope_id, resource_type, json, store } => {
-            let opened = OpenStore::open(&configured(&store)?).await?;
+            let usage = |flag: &str, fault: String| Failure::new(format!("{flag}: {fault}"));
+            let scope: Option<Scope> =
+                scope.map(|text| text.parse()).transpose().map_err(|fault| usage("--scope", fault))?;
+            let resource = resource_type.map(|text| ResourceType::parse(&text)).transpose();
+            let resource = resource.map_err(|fault| usage("--resource-type", fault))?;
             let filter = QuotaFilter {
-                scope: scope.as_deref(),
+                scope: scope.map(Scope::as_str),
                 scope_id: scope_id.as_deref(),
-                resource_type: resource_type.as_deref(),
+                resource_type: resource.as_ref().map(ResourceType::as_str),
             };
+            let is_filtered = scope.is_some() || scope_id.is_some() || resource.is_some();
+            let opened = OpenStore::open(&configured(&store)?).await?;
             let quotas = opened.store.quotas(filter).await;
             opened.close().await?;
-            print(&quotas?, json)
+            print(&quotas?, is_filtered, json)
         }
         QuotaCommand::Set { key, limit, hard_limit, thresholds, store } => {
             let key = parse_key(key)?;
@@ -149,7 +155,7 @@ fn percents(mut percents: Vec<i16>) -> Result<Vec<i16>, Failure> {
     Ok(percents)
 }
 
-fn print(quotas: &[ListedQuota], json: bool) -> Result<(), Failure> {
+fn print(quotas: &[ListedQuota], is_filtered: bool, json: bool) -> Result<(), Failure> {
     let now = Clock::System.now();
     if json {
         let views: Vec<QuotaView> = quotas.iter().map(|quota| QuotaView::new(quota, now)).collect();
@@ -157,7 +163,8 @@ fn print(quotas: &[ListedQuota], json: bool) -> Result<(), Failure> {
         return Ok(());
     }
     if quotas.is_empty() {
-        println!("No quotas: every resource is unlimited.");
+        // Of the others nothing is known: they may limit everybody.
+        println!("{}", if is_filtered { "No quota matches." } else { "No quotas: every resource is unlimited." });
         return Ok(());
     }
     let header = ["SCOPE", "SCOPE ID", "RESOURCE", "PERIOD", "LIMIT", "SPEND", "HELD", "REMAINING", "RESETS AT"];

@@ -2,7 +2,9 @@
 //! panic where nobody reads any more, as after `tollgate quota list | head -1`. Here nothing more is written then, and the
 //! command goes on to its end: what it changes does not depend on who reads of it.
 
+use std::borrow::Cow;
 use std::fmt::Arguments;
+use std::fmt::Write as _;
 use std::io::{self, ErrorKind, Write as _};
 use std::sync::OnceLock;
 
@@ -30,12 +32,47 @@ macro_rules! eprintln {
 
 /// To stdout.
 pub(super) fn out(words: Arguments<'_>) {
-    if let Err(error) = io::stdout().write_fmt(words)
+    if let Err(error) = io::stdout().write_all(harmless(&words.to_string()).as_bytes())
         && error.kind() != ErrorKind::BrokenPipe
     {
         // The first of them is the cause of the others.
         let _ = UNWRITTEN.set(error);
     }
+}
+
+/// A caller's text as part of a line: what would move the cursor, hide or reorder what stands there is written out, line
+/// breaks too, so that no text can pass for another line.
+pub(super) fn visible(text: &str) -> Cow<'_, str> {
+    written_out(text, commands_a_terminal)
+}
+
+/// The same for whole lines.
+pub(super) fn harmless(text: &str) -> Cow<'_, str> {
+    written_out(text, |c| commands_a_terminal(c) && !matches!(c, '\n' | '\t'))
+}
+
+fn written_out(text: &str, is_written_out: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if !text.contains(&is_written_out) {
+        return Cow::Borrowed(text);
+    }
+    let mut written = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_written_out(c) {
+            // So that a text in JSON or TOML stays the text that it is.
+            let _ = match c {
+                '\n' => write!(written, "\\n"),
+                c => write!(written, "\\u{:04x}", u32::from(c)),
+            };
+        } else {
+            written.push(c);
+        }
+    }
+    Cow::Owned(written)
+}
+
+/// Control characters, and those that turn the direction of writing.
+fn commands_a_terminal(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// To stderr: nobody is left to tell that it could not be written.
