@@ -58,6 +58,10 @@ async fn quotas_are_set_listed_and_deleted_on_the_store_directly() {
     assert_eq!(stdout(&deleted), "Deleted user acme-corp/u-42 llm a day; without any quota a resource is unlimited.\n");
     let again = quota(&["delete", "user", "acme-corp/u-42", "llm", "day"]);
     assert_fails(&again, 2, &["error: there is no quota user acme-corp/u-42 llm a day", "\nhint: "]);
+    // What matches nothing says nothing of what else is limited.
+    for filter in [["--scope", "pool"], ["--scope-id", "globex"], ["--resource-type", "gpu"]] {
+        assert_eq!(stdout(&quota(&[&["list"][..], &filter].concat())), "No quota matches.\n");
+    }
     quota(&["delete", "global", "*", "e2b", "lifetime"]);
     assert_eq!(stdout(&quota(&["list"])), "No quotas: every resource is unlimited.\n");
     assert_eq!(stdout(&quota(&["list", "--json"])), "[]\n");
@@ -81,6 +85,15 @@ fn wrong_arguments_end_with_2_and_name_what_would_be_right() {
         (
             vec!["quota", "set", "tenant", "a", "llm", "day", "1", "--thresholds", "0"],
             vec!["--thresholds: percents from 1 to 1000, got 0"],
+        ),
+        (
+            vec!["quota", "list", "--scope", "tenannt"],
+            vec!["error: --scope: one of tenant, user, pool, global, got \"tenannt\""],
+        ),
+        (vec!["quota", "list", "--resource-type", "LLM"], vec!["error: --resource-type: a lower-case letter"]),
+        (
+            vec!["alert", "list", "--scope", "foo"],
+            vec!["error: --scope: one of tenant, user, pool, global, got \"foo\""],
         ),
         (vec!["quota", "sett"], vec!["sett"]),
         (vec!["serve", "--port", "8080"], vec!["--port"]),
@@ -153,6 +166,26 @@ fn policy_test_runs_fixtures_and_ends_with_1_where_one_fails() {
     );
     std::fs::remove_file(folder.join("standard.fixtures.toml")).expect("a file");
     assert_fails(&test(), 2, &["standard.fixtures.toml: not there", "hint: "]);
+}
+
+#[test]
+fn a_gate_that_cannot_listen_says_what_to_do_about_it() {
+    let policies = guests::SHIPPED.to_str().expect("a text");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = taken.local_addr().expect("an address").to_string();
+    let long = format!("unix:/{}", "x".repeat(200));
+    for (listen, fragment) in [
+        ("unix:/nodir/s.sock", "\nhint: the folder /nodir is not there: create it; or choose another with --listen"),
+        (&taken, "\nhint: another process may have it; or choose another with --listen"),
+        // Kept for examples: no machine has it.
+        ("192.0.2.1:8080", "\nhint: no interface of this machine has that address; or"),
+        (&long, "\nhint: a socket's path must be short; or"),
+    ] {
+        let environment = [("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none"), ("TOLLGATE_APP_TOKEN", "t0ken")];
+        let output = tollgate(&["serve", "--policies", policies, "--listen", listen], &environment);
+        assert_fails(&output, 2, &["error: cannot listen on ", fragment]);
+        assert_eq!(stderr(&output).contains("another process"), listen == taken, "{}", stderr(&output));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

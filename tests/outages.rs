@@ -1,5 +1,6 @@
 //! While the store cannot be reached the gate answers as its mode says; afterwards every cost is in the books once.
 
+mod late;
 mod replay;
 pub mod switch;
 mod table;

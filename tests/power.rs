@@ -94,6 +94,48 @@ async fn what_a_killed_gate_has_answered_is_there_after_the_next_start() {
     assert_eq!(servers(&data.cluster), [""; 0]);
 }
 
+#[test]
+fn only_migrate_creates_a_store_where_there_is_none_and_says_so() {
+    let folder = Scratch::new();
+    let data = folder.join("data");
+    let run = |arguments: &[&str]| {
+        let output = tollgate(&[arguments, &["--data-dir", data.to_str().expect("a text")]].concat(), &[]);
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("a text");
+        (text(output.stdout), text(output.stderr), output.status.code())
+    };
+    let policy = guests::SHIPPED.join("standard.wasm");
+    for arguments in [
+        &["quota", "list"][..],
+        &["quota", "set", "tenant", "acme-corp", "llm", "day", "1"],
+        &["quota", "delete", "tenant", "acme-corp", "llm", "day"],
+        &["quota", "override", "tenant", "acme-corp", "llm", "day", "--end"],
+        &["tenant", "onboard", "acme-corp", "--tier", "pro"],
+        &["tenant", "set-tier", "acme-corp", "pro"],
+        &["tenant", "offboard", "acme-corp"],
+        &["tenant", "show", "acme-corp"],
+        &["tenant", "list"],
+        &["decision", "list"],
+        &["decision", "explain", "019b88e0-ea00-743b-a3d8-e453e2d72f63"],
+        &["alert", "list"],
+        &["policy", "replay", policy.to_str().expect("a text")],
+    ] {
+        let (shown, said, code) = run(arguments);
+        assert_eq!((shown.as_str(), code), ("", Some(2)), "{arguments:?}: {said}");
+        let error = format!("error: no store in {} yet\nhint: `tollgate dev`, `serve` and `migrate`", data.display());
+        assert!(said.starts_with(&error) && said.contains("--data-dir") && said.contains("DATABASE_URL"), "{said}");
+        assert!(!data.exists(), "{arguments:?}");
+    }
+    let (shown, said, code) = run(&["migrate"]);
+    assert_eq!((shown.as_str(), code), ("The database is at this version.\n", Some(0)), "{said}");
+    let cluster = said.strip_prefix("Created a store, an embedded PostgreSQL in ").expect("that it was created").trim();
+    let data = Data { cluster: cluster.into(), folder };
+    assert!(data.cluster.join("PG_VERSION").exists() && servers(&data.cluster).is_empty(), "{said}");
+    let (shown, ..) = run(&["quota", "set", "tenant", "acme-corp", "llm", "day", "1"]);
+    assert_eq!(shown, "Created tenant acme-corp llm: $1.00 a day\n");
+    let (_, said, code) = run(&["migrate"]);
+    assert_eq!((said.as_str(), code), ("", Some(0)));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn dev_builds_the_policies_serves_and_says_what_to_try_next() {
     let folder = Scratch::new();

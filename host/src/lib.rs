@@ -3,6 +3,7 @@
 //! The rooms, from the ground up; `ARCHITECTURE.md` has the map.
 
 // words
+pub mod causes;
 pub mod clock;
 pub mod decimal;
 pub mod decision;

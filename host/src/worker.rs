@@ -7,18 +7,21 @@ mod notices;
 mod retention;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use self::retention::Retention;
+use crate::causes;
 use crate::clock::Clock;
 use crate::gate::{Gate, GateError};
 use crate::store::{Store, StoreError};
 
 /// How often the store is asked whether it is there.
 const PROBE_EVERY: Duration = Duration::from_millis(250);
+/// The same complaint about it is logged no more often than this.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 const EVERY: Duration = Duration::from_secs(1);
 /// Rows roll over when they are touched; those that nobody touches, within this many ticks.
 const TICKS_TO_ROLL_OVER: u32 = 15;
@@ -45,18 +48,21 @@ pub async fn run(
             continue;
         }
         if let Err(error) = expire(&gate).await {
-            tracing::warn!(reason = %error, "Expired reservations not given back");
+            tracing::warn!(reason = causes::chain(&error), "Expired reservations not given back");
         }
         if let Err(error) = end_overrides(&store, &clock).await {
-            tracing::warn!(reason = %error, "Overrides that are over not taken away");
+            tracing::warn!(reason = causes::chain(&error), "Overrides that are over not taken away");
         }
         if tick % TICKS_TO_ROLL_OVER == 0
             && let Err(error) = roll_over(&store, &clock).await
         {
-            tracing::warn!(reason = %error, "Windows not rolled over");
+            tracing::warn!(reason = causes::chain(&error), "Windows not rolled over");
         }
         if let Err(error) = store.guard(retention.tick(&store, clock.now())).await {
-            tracing::warn!(reason = %error, "Days of the decision log not made or dropped; tried again later");
+            tracing::warn!(
+                reason = causes::chain(&error),
+                "Days of the decision log not made or dropped; tried again later"
+            );
         }
     }
 }
@@ -72,7 +78,7 @@ pub async fn try_waiting(gate: Arc<Gate>, mut stopped: watch::Receiver<bool>) {
             _ = stopped.wait_for(|stopped| *stopped) => return,
         }
         if let Err(error) = gate.try_waiting().await {
-            tracing::warn!(reason = %error, "What waits for promised reservations is not in the books");
+            tracing::warn!(reason = causes::chain(&error), "What waits for promised reservations is not in the books");
         }
     }
 }
@@ -81,6 +87,7 @@ pub async fn try_waiting(gate: Arc<Gate>, mut stopped: watch::Receiver<bool>) {
 /// when it is again. `is_migrated`: the database is at this version; otherwise it is brought to it first.
 pub async fn watch_store(gate: Arc<Gate>, store: Store, mut is_migrated: bool, mut stopped: watch::Receiver<bool>) {
     let mut probe = store.probe();
+    let mut complaint = Complaint::default();
     let mut ticks = tokio::time::interval(PROBE_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -90,24 +97,47 @@ pub async fn watch_store(gate: Arc<Gate>, store: Store, mut is_migrated: bool, m
         }
         match probe.ask().await {
             Ok(()) if store.health().is_down() => {
-                if let Err(error) = recover(&gate, &store, &mut is_migrated).await {
-                    tracing::error!(reason = %error, "The books are not up to date yet");
+                if let Err(reason) = recover(&gate, &store, &mut is_migrated).await
+                    && complaint.is_news(&reason)
+                {
+                    tracing::error!(reason, "The books are not up to date yet");
                 }
             }
-            Ok(()) => {}
+            Ok(()) => complaint = Complaint::default(),
             Err(error) if error.is_outage() => gate.lost(&error),
             // It is there, and refuses us: its administrator's business. Whoever asks for a decision is told.
-            Err(error) => tracing::warn!(reason = %error, "The store does not answer a probe as it should"),
+            Err(error) => {
+                let reason = causes::chain(&error);
+                if complaint.is_news(&reason) {
+                    tracing::warn!(reason, "The store does not answer a probe as it should");
+                }
+            }
         }
     }
 }
 
 async fn recover(gate: &Gate, store: &Store, is_migrated: &mut bool) -> Result<(), String> {
     if !*is_migrated {
-        store.migrate().await.map_err(|error| error.to_string())?;
+        store.migrate().await.map_err(|error| causes::chain(&error))?;
         *is_migrated = true;
     }
-    gate.recover().await.map_err(|error| error.to_string())
+    gate.recover().await.map_err(|error| causes::chain(&error))
+}
+
+/// What was logged last, and when: a store is asked four times a second, and the log is not to fill with one answer.
+#[derive(Default)]
+struct Complaint(Option<(String, Instant)>);
+
+impl Complaint {
+    /// Whether to log it: it is another one, or was logged a while ago.
+    fn is_news(&mut self, reason: &str) -> bool {
+        let was_said = |(said, at): &(String, Instant)| said == reason && at.elapsed() < COMPLAIN_EVERY;
+        let is_news = !self.0.as_ref().is_some_and(was_said);
+        if is_news {
+            self.0 = Some((reason.to_owned(), Instant::now()));
+        }
+        is_news
+    }
 }
 
 /// Makes the decision log's partitions of today and the days to come.

@@ -10,6 +10,7 @@ mod completions;
 mod decision;
 mod doctor;
 mod explore;
+mod opened;
 mod policy;
 mod policy_bench;
 mod quota;
@@ -21,18 +22,17 @@ mod table;
 mod tenant;
 
 use std::error::Error;
-use std::fmt::Write as _;
 use std::path::Path;
 
-use sqlx::postgres::PgConnectOptions;
-
+use self::opened::{OpenStore, configured};
+use crate::causes;
 use crate::cli::{Cli, Command, StoreArgs};
-use crate::config::{Config, ConfigError};
+use crate::config::ConfigError;
 use crate::policy::PolicyError;
 use crate::policy::build::BuildError;
 use crate::policy::compile::{self, ChildError};
-use crate::store::embedded::{self, Embedded, EmbeddedError};
-use crate::store::{Store, StoreError};
+use crate::store::StoreError;
+use crate::store::embedded::EmbeddedError;
 use crate::telemetry;
 
 /// A command that did not do what it was asked: `error: …`, the cause, `hint: …`.
@@ -50,17 +50,7 @@ impl Failure {
     }
 
     fn caused(error: &dyn Error) -> Self {
-        let mut text = error.to_string();
-        let mut cause = error.source();
-        while let Some(deeper) = cause {
-            // Some libraries repeat the cause in their own sentence.
-            let sentence = deeper.to_string();
-            if !text.contains(&sentence) {
-                let _ = write!(text, "\n  because: {sentence}");
-            }
-            cause = deeper.source();
-        }
-        Self::new(text)
+        Self::new(causes::of(error).join("\n  because: "))
     }
 
     fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -71,7 +61,7 @@ impl Failure {
     /// As it is printed on stderr.
     pub fn text(&self) -> String {
         let hint = self.hint.as_ref().map_or_else(String::new, |hint| format!("\nhint: {hint}"));
-        format!("error: {}{hint}", self.error)
+        say::harmless(&format!("error: {}{hint}", self.error)).into_owned()
     }
 }
 
@@ -145,63 +135,9 @@ pub async fn run(cli: Cli) -> Result<(), Failure> {
 
 async fn migrate(args: StoreArgs) -> Result<(), Failure> {
     telemetry::to_stderr();
-    let opened = OpenStore::open(&configured(&args)?).await?;
+    let opened = OpenStore::open_or_create(&configured(&args)?).await?;
     println!("The database is at this version.");
     opened.close().await
-}
-
-fn configured(args: &StoreArgs) -> Result<Config, Failure> {
-    Ok(Config::load(args.config.as_deref(), &[("data_dir", args.data_dir.clone())])?)
-}
-
-/// A store for a command, and the embedded server where the command had to start it.
-struct OpenStore {
-    store: Store,
-    started: Option<Embedded>,
-}
-
-impl OpenStore {
-    /// `DATABASE_URL`; else the embedded server of a gate that runs; else one that this command starts.
-    async fn open(config: &Config) -> Result<Self, Failure> {
-        if let Some(options) = external(config)? {
-            return Ok(Self { store: Store::open(options).await?, started: None });
-        }
-        if let Some(options) = embedded::running(&config.data_dir)? {
-            return Ok(Self { store: Store::open(options).await?, started: None });
-        }
-        let started = start_embedded(config).await?;
-        match Store::open(started.connect_options()).await {
-            Ok(store) => Ok(Self { store, started: Some(started) }),
-            Err(error) => {
-                started.stop().await?;
-                Err(error.into())
-            }
-        }
-    }
-
-    async fn close(self) -> Result<(), Failure> {
-        self.store.close().await;
-        if let Some(started) = self.started {
-            started.stop().await?;
-        }
-        Ok(())
-    }
-}
-
-fn external(config: &Config) -> Result<Option<PgConnectOptions>, Failure> {
-    let Some(url) = config.database_url.as_deref() else { return Ok(None) };
-    // The driver takes any scheme, and would look for PostgreSQL there.
-    let is_ours = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
-    let parsed = if is_ours { url.parse().ok() } else { None };
-    // The address holds a password: an error must not repeat it.
-    parsed.map(Some).ok_or_else(|| {
-        Failure::from(config.fault("database_url", "no address of a PostgreSQL database"))
-            .hint("it looks like postgres://user:password@host:5432/database")
-    })
-}
-
-async fn start_embedded(config: &Config) -> Result<Embedded, Failure> {
-    Ok(Embedded::start(&config.data_dir, &config.surroundings.search_path).await?)
 }
 
 /// Who runs this command, for the audit table.

@@ -1,5 +1,7 @@
 //! `serve` and `dev`: the gate itself.
 
+mod told;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -7,12 +9,13 @@ use chrono::TimeDelta;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
-use super::{Failure, external, shown, start_embedded};
+use super::opened::{external, start_embedded};
+use super::{Failure, shown};
 use crate::alert::Channels;
 use crate::api::App;
 use crate::cli::ServeArgs;
 use crate::clock::Clock;
-use crate::config::{Config, Listen};
+use crate::config::Config;
 use crate::gate::{Gate, Outages};
 use crate::policy::build::build;
 use crate::policy::{Folder, PolicyError, Watch, Workshop};
@@ -116,23 +119,23 @@ async fn run_on(
     }
     let policies = open_policies(config, &clock).await?;
     let bind = |error| {
-        Failure::new(format!("cannot listen on {}: {error}", config.listen))
-            .hint("another process may have it; choose another with --listen")
+        Failure::new(format!("cannot listen on {}: {error}", config.listen)).hint(told::why_not(&config.listen, &error))
     };
     let listener = Listener::bind(&config.listen).await.map_err(bind)?;
     let address = listener.address(&config.listen).map_err(bind)?;
     let outages = Outages::new(config.store_failure, open_spool(config)?);
     let gate = Gate::start(store.clone(), policies.clone(), config.enforcement, clock.clone(), outages);
     let kind = if embedded.is_some() { "embedded PostgreSQL" } else { "PostgreSQL" };
-    if config.enforcement.others {
-        tracing::info!(store = kind, "Cost tracking initialized successfully");
-    }
-    if config.enforcement.e2b {
-        tracing::info!(store = kind, "E2B cost tracking initialized successfully");
-    }
+    let greeting = told::initialized(store.clone(), config.enforcement, kind);
+    let greeting = if store.health().is_down() {
+        Some(tokio::spawn(greeting))
+    } else {
+        greeting.await;
+        None
+    };
     eprintln!("  gate      {address}");
     if is_dev {
-        eprintln!("{}", first_steps(&address));
+        eprintln!("{}", told::first_steps(&address));
     }
     let watching = watch(&policies, &clock)?;
     let app = Arc::new(App { gate, store: store.clone(), policies, clock, access: config.access.clone() });
@@ -140,6 +143,9 @@ async fn run_on(
     let alerting = Arc::new(Alerting { channels, enforcement: config.enforcement, extras: config.alerts.extras });
     let served = server::serve(listener, app, alerting, config.decisions_keep_days, shutdown).await;
     watching.abort();
+    if let Some(greeting) = greeting {
+        greeting.abort();
+    }
     store.close().await;
     served.map_err(|error| Failure::new(format!("the listener broke: {error}")))
 }
@@ -199,19 +205,4 @@ fn shutdown() -> Result<impl Future<Output = ()> + Send + 'static, Failure> {
         }
         tracing::info!("Stopping");
     })
-}
-
-/// What to type next: a quota of one dollar a day, and a request for two.
-fn first_steps(address: &Listen) -> String {
-    let (to, socket) = match address {
-        Listen::Tcp(_) => (address.to_string(), String::new()),
-        Listen::Unix(path) => ("http://localhost".to_owned(), format!("--unix-socket {} ", path.display())),
-    };
-    format!(
-        "\nTry a denial, in another terminal:\n\n  \
-         curl {socket}-X PUT {to}/v1/quotas/tenant/acme-corp/llm/day -H 'content-type: application/json' -d '{{\"limitUsd\": 1}}'\n  \
-         curl {socket}-i {to}/v1/check -H 'content-type: application/json' \\\n    \
-         -d '{{\"tenantId\": \"acme-corp\", \"resourceType\": \"llm\", \"estimatedCostUsd\": 2}}'\n\n\
-         Ctrl-C stops the gate and its store.\n"
-    )
 }

@@ -60,6 +60,11 @@ impl Health {
         self.state.send_modify(|state| *state = State { down: None, back: Some(Instant::now()) });
     }
 
+    /// Ready when it does not count as down.
+    pub async fn is_up(&self) {
+        let _ = self.state.subscribe().wait_for(|state| state.down.is_none()).await;
+    }
+
     /// How long it has been up since the last outage; `None` where there was none.
     pub(super) fn back_for(&self) -> Option<Duration> {
         self.state.borrow().back.map(|back| back.elapsed())

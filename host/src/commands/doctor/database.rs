@@ -2,10 +2,10 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::super::{Failure, OpenStore, external, start_embedded};
+use super::super::opened::place;
+use super::super::{Failure, OpenStore};
 use super::{Findings, Level};
 use crate::config::Config;
-use crate::store::embedded::{self, Embedded};
 use crate::store::inspect::{self, Setup};
 use crate::store::{Store, StoreError};
 
@@ -64,21 +64,6 @@ pub(super) async fn look_at_log(config: &Config, store: &Store, findings: &mut F
             "a gate moves those of today and the next days, and deletes what is too old; if they grow more, its log says why",
         );
     }
-}
-
-/// As commands open a store, but for one thing: a cluster that is not there is not created.
-async fn place(config: &Config) -> Result<Option<(sqlx::postgres::PgConnectOptions, Option<Embedded>)>, Failure> {
-    if let Some(options) = external(config)? {
-        return Ok(Some((options, None)));
-    }
-    if let Some(options) = embedded::running(&config.data_dir)? {
-        return Ok(Some((options, None)));
-    }
-    if !embedded::exists(&config.data_dir)? {
-        return Ok(None);
-    }
-    let started = start_embedded(config).await?;
-    Ok(Some((started.connect_options(), Some(started))))
 }
 
 fn unreachable(error: StoreError) -> Failure {
