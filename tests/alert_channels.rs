@@ -5,7 +5,8 @@ use std::process::Output;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Behaviour, Binary, CANARY, Database, Host, MailServer, Receiver, guests, llm_cost, tollgate, until,
+    Behaviour, Binary, CANARY, Database, Host, MailServer, Receiver, Setup, guests, llm_cost, slack_shows, tollgate,
+    until,
 };
 
 fn said(output: &Output) -> String {
@@ -61,6 +62,24 @@ async fn a_crossing_becomes_mail_over_tls_with_a_login_after_the_server_was_busy
     assert!(!commands.iter().any(|line| line.starts_with("plain MAIL")), "{commands:?}");
     let log = gate.interrupt().log.join("\n");
     assert!(log.contains("the mail server answered 451") && !log.contains(CANARY), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_in_slack_is_no_markup_calls_nobody_and_can_be_copied() {
+    let receiver = Receiver::start().await;
+    let host = Setup { alerts: crate::alerts::slack(&receiver), ..Setup::default() }.start().await;
+    let name = "<!channel>acme_corp*`b`";
+    host.database.quota(&format!("tenant {name} llm day"), "10.00", "0").await;
+    let cost = json!({ "tenantId": name, "resourceType": "llm", "costId": "c", "actualCostUsd": "8" });
+    host.cost(cost).await;
+    let message = receiver.has(1).await.remove(0);
+    let (title, lines) = (slack_shows(&message["blocks"][0]), slack_shows(&message["blocks"][1]));
+    assert_eq!(title, format!("* tenant {name} has used 80% of its LLM limit of $10.00 a day*"));
+    assert!(lines.starts_with(&format!("*Who*: tenant {name}\n*Spent*: $8.00")), "{lines}");
+    // Where blocks are not shown: a text without markup, in which these characters are written so.
+    assert_eq!(message["mrkdwn"], false);
+    let fallback = message["text"].as_str().expect("a text");
+    assert!(fallback.starts_with("tenant &lt;!channel&gt;acme_corp*`b` has used 80%"), "{fallback}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tollgate::alert::{Reach, Secret, Settings, Webhook};
 
-use crate::harness::{Behaviour, Host, Receiver, Setup, instant, llm_cost, until};
+use crate::harness::{Behaviour, Host, Receiver, Setup, instant, llm_cost, slack_shows, until};
 
 const STATES: &str = "SELECT coalesce(string_agg(channel || ' ' || action || ' ' || state || ' ' || attempts, ', '
     ORDER BY channel, action, state, attempts), '') FROM copilot_internal.alert_deliveries";
@@ -58,7 +58,7 @@ async fn a_crossing_becomes_a_slack_message_that_says_what_there_is_to_know() {
     let message = receiver.bodies().remove(0);
     assert_eq!(message["text"], "tenant acme-corp has used 80% of its LLM limit of $10.00 a day");
     assert_eq!(
-        message["blocks"][1]["text"]["text"],
+        slack_shows(&message["blocks"][1]),
         "*Who*: tenant acme-corp\n*Spent*: $8.00 of $10.00 a day (80.0%)\n*Since*: 2026-01-04 00:00 UTC\n\
          *Rate*: $0.66 an hour\n*Lasts*: at this rate, until 2026-01-04 15:00 UTC (in 3 h 0 min)\n\
          *Then*: requests that do not fit are denied with 429 until 2026-01-05 00:00 UTC, unless the tier's policy allows more"

@@ -4,7 +4,7 @@ use serde_json::json;
 use tollgate::alert::{Extras, Settings};
 
 use crate::alerts::slack;
-use crate::harness::{Host, Receiver, Setup, llm_cost, until};
+use crate::harness::{Host, Receiver, Setup, llm_cost, slack_shows, until};
 
 const KINDS: &str =
     "SELECT coalesce(string_agg(kind || ' ' || scope_id || ' ' || period, ', ' ORDER BY kind, scope_id, period), '')
@@ -37,7 +37,7 @@ async fn a_quota_that_ends_before_its_window_at_this_rate_is_told_once() {
     kinds(&host, "predicted fast day").await;
     let message = receiver.has(1).await.remove(0);
     assert_eq!(message["text"], "tenant fast will use up its LLM limit of $10.00 a day before the day ends");
-    let text = message["blocks"][1]["text"]["text"].to_string();
+    let text = slack_shows(&message["blocks"][1]);
     assert!(text.contains("*Lasts*: at this rate, until 2026-01-04 20:00 UTC (in 8 h 0 min)"), "{text}");
     // Another host predicts the same, and a new quota that shows that it has looked.
     host.database.quota("tenant later llm day", "10.00", "6.00").await;
@@ -75,7 +75,7 @@ async fn a_week_and_a_month_are_summed_up_against_those_before() {
     let week = receiver.has(2).await.remove(1);
     assert_eq!(week["text"], "$35.25 spent in the week from 2025-12-29");
     assert_eq!(
-        week["blocks"][1]["text"]["text"],
+        slack_shows(&week["blocks"][1]),
         "*From*: 2025-12-29 00:00 UTC\n*To*: 2026-01-05 00:00 UTC\n\
          *Spent*: $35.25, +76.2% against the week before ($20.00)\n\
          *acme-corp llm*: $30.00, +50.0% against the week before ($20.00)\n\

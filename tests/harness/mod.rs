@@ -36,7 +36,7 @@ pub use self::cluster::Database;
 pub use self::disk::SmallDisk;
 pub use self::mail::MailServer;
 pub use self::patience::{PATIENCE, in_time, until, until_listening};
-pub use self::receiver::{Behaviour, Receiver};
+pub use self::receiver::{Behaviour, Receiver, slack_shows};
 pub use self::scratch::Scratch;
 
 /// Where every clock stands at first: a Sunday at noon.

@@ -117,3 +117,15 @@ async fn read_request(stream: &mut BufReader<TcpStream>) -> Option<Value> {
     stream.read_exact(&mut body).await.ok()?;
     Some(serde_json::from_slice(&body).expect("a body of JSON"))
 }
+
+/// What people see of a block of rich text, with bold as `*bold*`.
+pub fn slack_shows(block: &Value) -> String {
+    assert_eq!((&block["type"], &block["elements"][0]["type"]), (&"rich_text".into(), &"rich_text_section".into()));
+    let shown = |element: &Value| {
+        let text = element["text"].as_str().expect("an element of text");
+        let (line, text) = text.strip_prefix('\n').map_or(("", text), |text| ("\n", text));
+        if element["style"]["bold"] == true { format!("{line}*{text}*") } else { format!("{line}{text}") }
+    };
+    let elements = block["elements"][0]["elements"].as_array().expect("elements");
+    elements.iter().filter(|element| element["type"] != "emoji").map(shown).collect()
+}
