@@ -5,6 +5,9 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::Output;
 
+use clap::CommandFactory as _;
+
+use crate::harness::guests::repository;
 use crate::harness::{Scratch, tollgate, tollgate_os};
 
 /// `serve` ends there, whatever else is right: it has no policies.
@@ -198,4 +201,53 @@ fn a_value_of_the_file_is_named_with_its_file_and_says_what_would_be_right() {
         folder.write("tollgate.toml", text);
         assert_fails(&tollgate(&["serve", "--config", &file], &[]), &[&format!("error: {file}: {expected}")]);
     }
+}
+
+/// The rows of the table with the commands: what they are, and everything else.
+fn documented_commands() -> Vec<(String, String)> {
+    let text = std::fs::read_to_string(repository().join("docs/configuration.md")).expect("the document");
+    let table = text.split("| command | flags | |\n").nth(1).expect("the commands");
+    let rows = table.lines().take_while(|line| line.starts_with('|')).skip(1);
+    rows.map(|row| row[1..].split_once('|').expect("cells"))
+        .map(|(command, rest)| (command.trim().to_owned(), rest.to_owned()))
+        .collect()
+}
+
+/// The rows about a command, and those that they refer to.
+fn documented(rows: &[(String, String)], command: &str) -> String {
+    let names = |cell: &str| {
+        let named = cell.split('`').skip(1).step_by(2);
+        named.map(|name| format!("{name} ")).any(|name| name.starts_with(&format!("{command} ")))
+    };
+    let mut text: String =
+        rows.iter().filter(|(cell, _)| names(cell)).map(|(cell, rest)| format!("{cell}{rest}")).collect();
+    let other = text.split("those of `").nth(1).and_then(|rest| rest.split('`').next()).map(str::to_owned);
+    if let Some(other) = other {
+        let group = command.rsplit_once(' ').map_or_else(String::new, |(group, _)| format!("{group} "));
+        text.push_str(&documented(rows, &format!("{group}{other}")));
+    }
+    text
+}
+
+#[test]
+fn every_command_and_flag_is_documented() {
+    let rows = documented_commands();
+    let mut commands = vec![(String::new(), tollgate::cli::Cli::command())];
+    let mut flags = 0;
+    while let Some((path, command)) = commands.pop() {
+        let name = |sub: &clap::Command| format!("{path} {}", sub.get_name()).trim().to_owned();
+        let subs = command.get_subcommands().filter(|sub| !sub.is_hide_set() && sub.get_name() != "help");
+        commands.extend(subs.map(|sub| (name(sub), sub.clone())));
+        if path.is_empty() || command.has_subcommands() {
+            continue;
+        }
+        let text = documented(&rows, &path);
+        assert!(!text.is_empty(), "{path} is in no row");
+        for flag in command.get_arguments().filter_map(clap::Arg::get_long).filter(|flag| *flag != "help") {
+            let words: Vec<&str> = text.split(|c: char| c != '-' && !c.is_ascii_alphanumeric()).collect();
+            assert!(words.contains(&format!("--{flag}").as_str()), "{path} --{flag} is not in {text}");
+            flags += 1;
+        }
+    }
+    assert!(flags > 80, "{flags}");
 }

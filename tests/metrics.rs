@@ -57,10 +57,14 @@ async fn decisions_policies_reloads_and_the_store_are_counted_and_no_tenant_is_n
     read_by_the_files(&metrics.text);
 }
 
-/// Rules and dashboard ask for nothing that is not there.
+/// Rules and dashboard ask for nothing that is not there, and what is there is documented.
 fn read_by_the_files(text: &str) {
     let known: BTreeSet<&str> =
         text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let document = std::fs::read_to_string(guests::repository().join("docs/configuration.md")).expect("the document");
+    for name in &known {
+        assert!(document.contains(&format!("`{name}`")), "{name} is not in docs/configuration.md");
+    }
     for file in ["prometheus-rules.yml", "grafana-dashboard.json"] {
         let content = std::fs::read_to_string(guests::repository().join("docs/operations").join(file)).expect(file);
         let is_part = |c: char| c.is_ascii_lowercase() || c == '_';
