@@ -74,7 +74,7 @@ async fn a_name_in_slack_is_no_markup_calls_nobody_and_can_be_copied() {
     host.cost(cost).await;
     let message = receiver.has(1).await.remove(0);
     let (title, lines) = (slack_shows(&message["blocks"][0]), slack_shows(&message["blocks"][1]));
-    assert_eq!(title, format!("* tenant {name} has used 80% of its LLM limit of $10.00 a day*"));
+    assert_eq!(title, format!(":warning: *tenant {name} has used 80% of its LLM limit of $10.00 a day*"));
     assert!(lines.starts_with(&format!("*Who*: tenant {name}\n*Spent*: $8.00")), "{lines}");
     // Where blocks are not shown: a text without markup, in which these characters are written so.
     assert_eq!(message["mrkdwn"], false);

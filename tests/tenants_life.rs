@@ -8,7 +8,7 @@ use tollgate::clock::Clock;
 use crate::alerts::slack;
 use crate::harness::guests::repository;
 use crate::harness::page::{Block, blocks, is_as};
-use crate::harness::{Answer, Host, Receiver, Setup, tollgate, until};
+use crate::harness::{Answer, Host, Receiver, Setup, slack_shows, tollgate, until};
 
 const UNSENT: &str =
     "SELECT count(*) FROM copilot_internal.alerts a LEFT JOIN copilot_internal.alert_deliveries d ON d.alert_id = a.id
@@ -47,8 +47,9 @@ async fn run(host: &Host, command: &str) -> String {
 
 /// A message as its reader sees it.
 fn shown(message: &Value) -> String {
-    let parts = ["/blocks/0/text/text", "/blocks/1/text/text", "/blocks/2/elements/0/text"];
-    parts.map(|part| message.pointer(part).and_then(Value::as_str).unwrap_or_default()).join("\n")
+    let blocks = &message["blocks"];
+    let context = blocks[2]["elements"][0]["text"].as_str().expect("a text");
+    [&slack_shows(&blocks[0]), &slack_shows(&blocks[1]), context].join("\n")
 }
 
 /// A block of the page with what is really said below each command.

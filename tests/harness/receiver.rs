@@ -122,10 +122,12 @@ async fn read_request(stream: &mut BufReader<TcpStream>) -> Option<Value> {
 pub fn slack_shows(block: &Value) -> String {
     assert_eq!((&block["type"], &block["elements"][0]["type"]), (&"rich_text".into(), &"rich_text_section".into()));
     let shown = |element: &Value| {
+        if element["type"] == "emoji" {
+            return format!(":{}:", element["name"].as_str().expect("a name"));
+        }
         let text = element["text"].as_str().expect("an element of text");
         let (line, text) = text.strip_prefix('\n').map_or(("", text), |text| ("\n", text));
         if element["style"]["bold"] == true { format!("{line}*{text}*") } else { format!("{line}{text}") }
     };
-    let elements = block["elements"][0]["elements"].as_array().expect("elements");
-    elements.iter().filter(|element| element["type"] != "emoji").map(shown).collect()
+    block["elements"][0]["elements"].as_array().expect("elements").iter().map(shown).collect()
 }

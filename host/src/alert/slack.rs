@@ -41,14 +41,14 @@ fn body(notice: &Notice) -> Value {
         let text = format!(": {}", one_line(&text));
         let Some(rest) = left.checked_sub(label.chars().count() + text.chars().count()) else { break };
         left = rest;
-        lines.extend([bold(&label), json!({ "type": "text", "text": text })]);
+        lines.extend([bold(&label), plain(&text)]);
     }
     json!({
         // What notifications and screen readers have, and what shows no blocks.
         "text": escape(&title),
         "mrkdwn": false,
         "blocks": [
-            rich_text(&[json!({ "type": "emoji", "name": sign }), bold(&format!(" {title}"))]),
+            rich_text(&[json!({ "type": "emoji", "name": sign }), plain(" "), bold(&title)]),
             rich_text(&lines),
             { "type": "context", "elements": [{ "type": "plain_text", "text": format!("Tollgate, alert {}", notice.id) }] },
         ],
@@ -57,6 +57,10 @@ fn body(notice: &Notice) -> Value {
 
 fn rich_text(elements: &[Value]) -> Value {
     json!({ "type": "rich_text", "elements": [{ "type": "rich_text_section", "elements": elements }] })
+}
+
+fn plain(text: &str) -> Value {
+    json!({ "type": "text", "text": text })
 }
 
 fn bold(text: &str) -> Value {
@@ -103,7 +107,7 @@ mod tests {
         let name = "<!channel> *a*_b_~c~`d` :tada: & <https://evil.example|acme>";
         let message = about(name);
         for text in
-            [&message["blocks"][0]["elements"][0]["elements"][1], &message["blocks"][1]["elements"][0]["elements"][1]]
+            [&message["blocks"][0]["elements"][0]["elements"][2], &message["blocks"][1]["elements"][0]["elements"][1]]
         {
             assert!(text["type"] == "text" && text["text"].as_str().is_some_and(|text| text.contains(name)), "{text}");
         }
