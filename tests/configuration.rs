@@ -165,14 +165,14 @@ fn a_mistyped_switch_of_enforcement_does_not_pass_silently() {
 fn a_channel_that_is_not_used_needs_nothing_and_one_that_is_needs_an_address() {
     let host = ("COST_ALERT_EMAIL_SMTP_HOST", "mail.example.com");
     let (from, user) = (("COST_ALERT_EMAIL_FROM", "gate@example.com"), ("COST_ALERT_EMAIL_SMTP_USER", "ops"));
-    let used = ("COST_ALERT_CHANNELS", "email");
+    let channel = ("COST_ALERT_CHANNELS", "email");
     for environment in [vec![host], vec![host, from], vec![host, ("COST_ALERT_CHANNELS", "none")]] {
         assert_fails(&tollgate(&["serve"], &[&[NOWHERE][..], &environment].concat()), &[NO_POLICIES]);
     }
     for (environment, expected) in [
-        (vec![used, user], "alert_email_smtp_host: required, since alert_channels names email"),
-        (vec![used, user, host], "alert_email_from: required, since alert_channels names email"),
-        (vec![used, user, host, from], "alert_email_to: required, since alert_channels names email"),
+        (vec![channel, user], "alert_email_smtp_host: required, since alert_channels names email"),
+        (vec![channel, user, host], "alert_email_from: required, since alert_channels names email"),
+        (vec![channel, user, host, from], "alert_email_to: required, since alert_channels names email"),
         (vec![("COST_ALERT_EMAIL_TO", ",")], "COST_ALERT_EMAIL_TO: at least one address, got \",\""),
         (vec![("COST_ALERT_EMAIL_TO", "ops")], "COST_ALERT_EMAIL_TO: an address such as ops@example.com, got \"ops\""),
     ] {
@@ -186,6 +186,8 @@ fn a_value_of_the_file_is_named_with_its_file_and_says_what_would_be_right() {
     let folder = Scratch::new();
     let file = folder.join("tollgate.toml").display().to_string();
     for (text, expected) in [
+        // The line has a password in it.
+        ("database_url = \"postgres://tollgate:canary-7f3a9c@x", "line 1: "),
         ("listen = \"everywhere\"", "listen: an address and port"),
         ("enforce_e2b_quotas = \"\"", "enforce_e2b_quotas: true or false, got \"\""),
         ("tiers = 5", "tiers: a table for each tier, such as [tiers.pro], and no integer"),
@@ -219,8 +221,8 @@ fn documented(rows: &[(String, String)], command: &str) -> String {
         let named = cell.split('`').skip(1).step_by(2);
         named.map(|name| format!("{name} ")).any(|name| name.starts_with(&format!("{command} ")))
     };
-    let mut text: String =
-        rows.iter().filter(|(cell, _)| names(cell)).map(|(cell, rest)| format!("{cell}{rest}")).collect();
+    let about: Vec<_> = rows.iter().filter(|(cell, _)| names(cell)).flat_map(|(cell, rest)| [&**cell, rest]).collect();
+    let mut text = about.concat();
     let other = text.split("those of `").nth(1).and_then(|rest| rest.split('`').next()).map(str::to_owned);
     if let Some(other) = other {
         let group = command.rsplit_once(' ').map_or_else(String::new, |(group, _)| format!("{group} "));

@@ -21,7 +21,7 @@ pub(super) fn read(named: Option<&Path>, values: &mut Values) -> Result<Template
         Err(error) if error.kind() == ErrorKind::NotFound && named.is_none() => return Ok(tiers::built_in()),
         other => other.map_err(|error| fault(error.to_string()))?,
     };
-    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| fault(error.to_string()))?;
+    let table: toml::Table = text.parse().map_err(|error| fault(unreadable(&text, &error)))?;
     let mut templates = tiers::built_in();
     for (name, value) in table {
         if name == TIERS {
@@ -52,4 +52,10 @@ pub(super) fn read(named: Option<&Path>, values: &mut Values) -> Result<Template
         values.put(key.name, text, Origin::File(origin.clone()));
     }
     Ok(templates)
+}
+
+/// Where and why, without the line itself, which may hold a secret.
+fn unreadable(text: &str, error: &toml::de::Error) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    format!("line {}: {}", before.matches('\n').count() + 1, error.message())
 }
