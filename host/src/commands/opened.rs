@@ -19,7 +19,7 @@ pub(super) struct OpenStore {
 }
 
 impl OpenStore {
-    /// The store that is there. None is created: in the wrong directory a quota would be set where no gate ever looks.
+    /// The store that is there. None is created: in the wrong directory all would seem to be gone, or done.
     pub(super) async fn open(config: &Config) -> Result<Self, Failure> {
         let Some((options, started)) = place(config).await? else {
             return Err(Failure::new(format!("no store in {} yet", shown(&config.data_dir))).hint(
@@ -29,7 +29,7 @@ impl OpenStore {
         Self::at(options, started).await
     }
 
-    /// The same, or a new one.
+    /// The same, or a new one, for what a first gate is made ready with. It says so: no gate may ever look there.
     pub(super) async fn open_or_create(config: &Config) -> Result<Self, Failure> {
         if let Some((options, started)) = place(config).await? {
             return Self::at(options, started).await;

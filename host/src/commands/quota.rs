@@ -40,7 +40,7 @@ pub(super) async fn run(command: QuotaCommand) -> Result<(), Failure> {
                 hard_limit: hard_limit.as_deref().map(|text| parse_limit("--hard-limit", text)).transpose()?,
                 thresholds: thresholds.map(percents).transpose()?,
             };
-            let opened = OpenStore::open(&configured(&store)?).await?;
+            let opened = OpenStore::open_or_create(&configured(&store)?).await?;
             let written = opened.store.set_quota(&key, &rule, change(&actor(), None)).await;
             opened.close().await?;
             println!(

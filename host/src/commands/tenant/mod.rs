@@ -43,7 +43,7 @@ async fn onboard(tenant: &str, tier: &str, pool: Option<&str>, change: ChangeArg
     let config = configured(&change.store)?;
     let (tier, quotas) = template(&config, "--tier", tier)?;
     let wish = Wish { tenant, tier: Some(tier), pool, quotas, existing: Existing::Keep };
-    with_store(&config, async |opened| {
+    with(OpenStore::open_or_create(&config).await?, async |opened| {
         let plan = opened.store.plan(&wish).await?;
         let has = plan.tenant.as_ref().and_then(|row| row.tier.clone());
         if let Some(has) = has.filter(|has| Some(has.as_str()) != wish.tier.as_ref().map(Tier::as_str)) {
@@ -60,7 +60,7 @@ async fn set_tier(tenant: &str, tier: &str, keep_quotas: bool, change: ChangeArg
     let (tier, quotas) = template(&config, "TIER", tier)?;
     let existing = if keep_quotas { Existing::Keep } else { Existing::Change };
     let wish = Wish { tenant: tenant_id(tenant)?, tier: Some(tier), pool: None, quotas, existing };
-    with_store(&config, async |opened| {
+    with(OpenStore::open(&config).await?, async |opened| {
         let plan = opened.store.plan(&wish).await?;
         if plan.tenant.is_none() {
             return Err(unknown(&wish.tenant));
@@ -74,7 +74,7 @@ async fn set_tier(tenant: &str, tier: &str, keep_quotas: bool, change: ChangeArg
 async fn offboard(tenant: &str, change: ChangeArgs) -> Result<(), Failure> {
     let tenant = tenant_id(tenant)?;
     let config = configured(&change.store)?;
-    with_store(&config, async |opened| {
+    with(OpenStore::open(&config).await?, async |opened| {
         let filter = QuotaFilter { scope: Some("tenant"), scope_id: Some(tenant.as_str()), resource_type: None };
         let there = opened.store.quotas(filter).await?;
         if there.is_empty() && opened.store.tenant(&tenant).await?.is_none() {
@@ -120,8 +120,7 @@ fn template(config: &Config, argument: &str, name: &str) -> Result<(Tier, Templa
     Ok((tier, template.clone()))
 }
 
-async fn with_store(config: &Config, work: impl AsyncFnOnce(&OpenStore) -> Result<(), Failure>) -> Result<(), Failure> {
-    let opened = OpenStore::open(config).await?;
+async fn with(opened: OpenStore, work: impl AsyncFnOnce(&OpenStore) -> Result<(), Failure>) -> Result<(), Failure> {
     let done = work(&opened).await;
     opened.close().await?;
     done
