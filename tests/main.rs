@@ -55,6 +55,7 @@ mod policies;
 mod policy_bench;
 mod policy_reference;
 mod power;
+mod promotion;
 mod reference;
 mod request_ids;
 mod reservations;

@@ -293,8 +293,8 @@ async fn change(app: Arc<App>, name: String, body: Bytes, change: Change) -> Res
         .await
         .map_err(|error| ApiError::internal(error.to_string()))?
         .map_err(|error| match error {
-            ChangeError::Conflict(fault) => ApiError::policy_conflict(fault),
             ChangeError::Failed(fault) => ApiError::internal(fault),
+            ChangeError::Conflict(_) | ChangeError::Refused { .. } => ApiError::policy_conflict(error.to_string()),
         })?;
     Ok(Json(policies_body(&generation)).into_response())
 }

@@ -22,5 +22,5 @@ mod stopwatch;
 pub use bindings::Description;
 pub use engine::{Compiled, Engine};
 pub use failure::PolicyError;
-pub use folder::{Folder, Generation, Inspection, Policy, Session, Trial, Watch, Workshop};
+pub use folder::{AtRest, Edition, Folder, Generation, Inspection, Policy, Session, Trial, Watch, Workshop};
 pub use stopwatch::Stopwatch;

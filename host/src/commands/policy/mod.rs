@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 
 use super::{Failure, explore, policy_bench, replay};
 use crate::cli::PolicyCommand;
-use crate::policy::Folder;
+use crate::policy::AtRest;
 use crate::telemetry;
 
 pub(super) async fn run(command: PolicyCommand) -> Result<(), Failure> {
@@ -26,8 +26,8 @@ pub(super) async fn run(command: PolicyCommand) -> Result<(), Failure> {
         PolicyCommand::Test(args) => test::test(&args),
         PolicyCommand::Bench(args) => policy_bench::run(&components(&args.paths)?, &args),
         PolicyCommand::Replay(args) => Handle::current().block_on(replay::run(args)),
-        PolicyCommand::Promote(args) => change::change(args, Folder::promote),
-        PolicyCommand::Rollback(args) => change::change(args, Folder::rollback),
+        PolicyCommand::Promote(args) => change::change(args, AtRest::promote),
+        PolicyCommand::Rollback(args) => change::change(args, AtRest::rollback),
     };
     tokio::task::spawn_blocking(work).await.map_err(|error| Failure::new(error.to_string()))?
 }

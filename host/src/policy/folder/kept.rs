@@ -28,6 +28,11 @@ impl Kept {
         Self { dir: base.map(of_folder) }
     }
 
+    /// Whether some host has kept any.
+    pub(super) fn is_there(&self) -> bool {
+        self.dir.as_ref().is_some_and(|dir| dir.exists())
+    }
+
     fn file(&self, name: &str) -> Option<PathBuf> {
         self.dir.as_ref().map(|dir| dir.join(format!("{name}.{EXTENSION}")))
     }

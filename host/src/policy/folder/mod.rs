@@ -5,6 +5,7 @@
 //! serving. A request keeps the generation it began with. Who looks: the watch, SIGHUP, a timer, an administrator;
 //! all of them only say that something may have changed, and the scan finds out what (`scan`).
 
+mod at_rest;
 mod candidate;
 mod files;
 mod generation;
@@ -12,6 +13,7 @@ mod kept;
 mod policy;
 mod promote;
 mod scan;
+mod swap;
 mod trial;
 mod watch;
 
@@ -27,15 +29,19 @@ use self::scan::{GONE_AFTER, Memory, Scan};
 use super::compile::{CompileLimits, Compiler};
 use super::engine::{Engine, PolicyError};
 
+pub use self::at_rest::AtRest;
 pub use self::candidate::{Candidate, CandidateStatus};
 pub use self::generation::{Generation, Serving, Status};
-pub use self::policy::{Policy, Session};
+pub use self::policy::{Edition, Policy, Session};
 pub use self::promote::ChangeError;
 pub use self::trial::{Inspection, Trial};
 pub use self::watch::Watch;
 
 /// The policy of tenants without a tier, and of tiers without a file.
 pub const STANDARD: &str = "standard";
+
+/// Where a data directory has the last good versions.
+const LAST_GOOD: &str = "last-good";
 
 /// Looks at a folder for somebody who waits, while it is not settled.
 const LOOKS: u32 = 3;
@@ -60,7 +66,7 @@ impl Workshop {
             program,
             limits: CompileLimits::default(),
             compiled: Some(data_dir.join("compiled")),
-            last_good: Some(data_dir.join("last-good")),
+            last_good: Some(data_dir.join(LAST_GOOD)),
         }
     }
 }

@@ -20,14 +20,27 @@ pub struct Policy {
     pub(super) summary: String,
     pub(super) version: String,
     pub(super) since: DateTime<Utc>,
+    pub(super) edition: Edition,
+}
+
+/// A policy as its files have it: another component, other settings or other limits make another one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Edition {
+    /// Whose policy it is.
+    pub name: Arc<str>,
     /// Digest of the component, its manifest and its fixtures: what a scan compares.
-    pub(super) source: String,
+    pub files: Arc<str>,
 }
 
 impl Policy {
     /// Name and digest.
     pub fn reference(&self) -> &PolicyRef {
         &self.reference
+    }
+
+    /// Name and digest of all its files.
+    pub fn edition(&self) -> &Edition {
+        &self.edition
     }
 
     /// What happens to a request when it fails.
@@ -72,7 +85,7 @@ impl Policy {
             summary: description.summary,
             version: description.version,
             since: now,
-            source: files.digest(),
+            edition: Edition { name: name.into(), files: files.digest().into() },
         })
     }
 }

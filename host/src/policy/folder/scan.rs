@@ -124,7 +124,7 @@ impl Scan<'_> {
             return serving.policies.get(name).cloned();
         }
         let files = self.place.kept.load(name)?;
-        match Policy::prepare(&self.place.engine, &self.place.compiler, name, &files, self.now) {
+        match self.place.prepare(name, &files, self.now) {
             Ok(policy) => Some(Arc::new(policy)),
             Err(error) => {
                 tracing::error!(policy = name, reason = %error, "Last good version does not hold any more");
@@ -217,7 +217,7 @@ impl Scan<'_> {
             Err(error) => return Err(memory.refuse(stem, None, error)),
         };
         let source = files.digest();
-        if let Some(policy) = serving.filter(|policy| policy.source == source) {
+        if let Some(policy) = serving.filter(|policy| *policy.edition.files == source) {
             memory.refusals.remove(stem);
             return Ok(policy.clone());
         }
@@ -228,7 +228,7 @@ impl Scan<'_> {
             }
         }
         let name = stem.trim_end_matches(".next");
-        match Policy::prepare(&self.place.engine, &self.place.compiler, name, &files, self.now) {
+        match self.place.prepare(name, &files, self.now) {
             Ok(policy) => {
                 memory.refusals.remove(stem);
                 passed(&policy, &files);
