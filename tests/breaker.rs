@@ -80,6 +80,27 @@ async fn a_policy_that_was_mended_is_run_at_once_and_one_that_recovers_after_its
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_paused_policy_whose_settings_or_limits_were_corrected_is_run_at_once() {
+    let (host, folder) = host("panic", guests::PATIENT).await;
+    let paused = || async {
+        for _ in 0..5 {
+            ask(&host, "acme-corp").await.expect_status(503);
+        }
+        assert_eq!(kind(&host, ask(&host, "acme-corp").await).await, "paused");
+    };
+    paused().await;
+    // The same component: other limits.
+    install(&folder, "panic", "timeout_ms = 999");
+    Answer::of(host.request("POST", "/v1/policies/reload")).await.expect_status(200);
+    assert_eq!(kind(&host, ask(&host, "acme-corp").await).await, "trap");
+    paused().await;
+    // Other settings.
+    install(&folder, "count", "timeout_ms = 999");
+    Answer::of(host.request("POST", "/v1/policies/reload")).await.expect_status(200);
+    assert_eq!(ask(&host, "acme-corp").await.expect_status(403).at("/code"), "counted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_log_tells_once_that_a_policy_is_paused_and_not_for_each_request_that_goes_without() {
     let folder = guests::own_folder();
     install(&folder, "panic", guests::PATIENT);

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::authoring::stderr;
 use crate::harness::{Database, Host, Scratch, guests, tollgate};
 
 const TOKENS: [(&str, &str); 2] = [("TOLLGATE_APP_TOKEN", "chat t0ken acme-corp"), ("TOLLGATE_ADMIN_TOKEN", "adm1n")];
@@ -10,6 +11,7 @@ struct Report {
     code: Option<i32>,
     text: String,
     findings: Vec<Value>,
+    stderr: String,
 }
 
 impl Report {
@@ -25,11 +27,12 @@ impl Report {
 
 fn doctor(arguments: &[&str], environment: &[(&str, &str)]) -> Report {
     let output = tollgate(&[&["doctor", "--json"], arguments].concat(), environment);
+    let stderr = stderr(&output);
     let text = String::from_utf8(output.stdout).expect("a text");
     let json: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
     let findings = json["findings"].as_array().cloned().unwrap_or_default();
     assert_eq!(json["ok"], output.status.code() == Some(0), "{text}");
-    Report { code: output.status.code(), text, findings }
+    Report { code: output.status.code(), text, findings, stderr }
 }
 
 fn with<'a>(url: &'a str, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
@@ -143,6 +146,45 @@ async fn what_is_configured_wrongly_is_a_finding_with_a_hint() {
     let file = config.join("tollgate.toml");
     let report = doctor(&["--config", file.to_str().expect("a text")], &with(&url, &[]));
     assert_eq!(report.of("tiers.gold: has no quota for e2b, which would be unlimited").0, "error");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_host_would_refuse_or_not_read_at_all_is_found_in_the_policy_folder() {
+    let database = Database::migrated().await;
+    let url = database.url();
+    let policies = guests::own_folder();
+    guests::install(&policies, "every-second-user", "odd", guests::PATIENT);
+    policies.write("odd.fixture.toml", "");
+    policies.write("Odd.wasm", "");
+    policies.write("ghost.toml", "");
+    policies.write("odd.next.wasm", "no component");
+    let folder = policies.path().to_str().expect("a text");
+    let report = doctor(&["--policies", folder], &with(&url, &TOKENS));
+    let (level, hint) = report.of("the candidate for odd was refused: not a WebAssembly component");
+    assert!(level == "warning" && hint.contains("odd.next.wasm`"), "{level}: {hint}");
+    let (level, hint) = report.of("odd 0.1.0 loads; it has no fixtures");
+    assert_eq!((level, hint), ("note", "what it should decide goes beside it, as odd.fixtures.toml"));
+    assert_eq!(report.of("standard 0.1.0 passes its fixtures").0, "ok");
+    for stray in [
+        "odd.fixture.toml is read by no host: no policy has a file of this name, did you mean \"odd.fixtures.toml\"?",
+        "Odd.wasm is read by no host: a policy is NAME.wasm, a candidate NAME.next.wasm, with NAME the tier's, \
+         did you mean \"odd.wasm\"?",
+        "ghost.toml is read by no host: there is no ghost.wasm",
+    ] {
+        let (level, hint) = report.of(stray);
+        assert!(level == "warning" && hint.starts_with("rename it, or remove it from "), "{level}: {hint}");
+    }
+    assert!(!report.stderr.contains("\"timestamp\""), "{}", report.stderr);
+
+    policies.write("standard.wasm", "no component");
+    let report = doctor(&["--policies", folder], &with(&url, &TOKENS));
+    let (level, hint) = report.of("standard.wasm: not a WebAssembly component");
+    assert!(level == "error" && hint.contains("tollgate policy test"), "{level}: {hint}");
+    policies.write("standard.previous.wasm", "");
+    let report = doctor(&["--policies", folder], &with(&url, &TOKENS));
+    let (_, hint) = report.of("standard.wasm: not a WebAssembly component");
+    assert!(hint.starts_with("`tollgate policy rollback standard`"), "{hint}");
+    assert_eq!(report.of("ghost.toml is read by no host").0, "warning");
 }
 
 #[test]

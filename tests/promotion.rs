@@ -23,7 +23,9 @@ fn truncated(policy: &str) -> Vec<u8> {
 /// The folder's files, whole.
 fn contents(folder: &Scratch) -> BTreeMap<String, Vec<u8>> {
     let files = fs::read_dir(folder.path()).expect("a folder").flatten();
-    files.map(|file| (file.file_name().into_string().expect("a text"), fs::read(file.path()).expect("a file"))).collect()
+    files
+        .map(|file| (file.file_name().into_string().expect("a text"), fs::read(file.path()).expect("a file")))
+        .collect()
 }
 
 /// `tollgate policy WHAT NAME`, of this folder and this data directory.

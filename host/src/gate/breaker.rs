@@ -4,16 +4,15 @@
 //! 2. After ten seconds one request runs it again, while the others still go without.
 //! 3. If that one succeeds everything is as before; if it fails the next ten seconds begin.
 //!
-//! Time is the requests'. Only what fails is kept, and another component under the same name starts afresh.
+//! Time is the requests'. Only what fails is kept, and another component, other settings or other limits start afresh.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::decision::PolicyRef;
-use crate::policy::PolicyError;
+use crate::policy::{Edition, PolicyError};
 use crate::quota::TenantId;
 
 /// So many failures in a row stop a policy.
@@ -25,8 +24,8 @@ const FORGOTTEN_AFTER: TimeDelta = TimeDelta::minutes(1);
 /// What is kept at most; beyond it the oldest are forgotten.
 const MOST_KEPT: usize = 10_000;
 
-/// Name and digest, so that the same component under another tier's settings is not blamed.
-type Key = (Arc<str>, Arc<str>, TenantId);
+/// The policy as its files have it, so that the same component under other settings is not blamed.
+type Key = (Edition, TenantId);
 
 struct Failing {
     in_a_row: u32,
@@ -46,7 +45,7 @@ pub(super) struct Breaker {
 
 impl Breaker {
     /// Whether the policy may run for this tenant now; if it is paused, why.
-    pub(super) fn admit(&self, policy: &PolicyRef, tenant: &TenantId, now: DateTime<Utc>) -> Result<(), PolicyError> {
+    pub(super) fn admit(&self, policy: &Edition, tenant: &TenantId, now: DateTime<Utc>) -> Result<(), PolicyError> {
         if self.kept.load(Ordering::Relaxed) == 0 {
             return Ok(());
         }
@@ -63,7 +62,7 @@ impl Breaker {
     }
 
     /// The policy answered.
-    pub(super) fn succeeded(&self, policy: &PolicyRef, tenant: &TenantId) {
+    pub(super) fn succeeded(&self, policy: &Edition, tenant: &TenantId) {
         if self.kept.load(Ordering::Relaxed) == 0 {
             return;
         }
@@ -76,7 +75,7 @@ impl Breaker {
     }
 
     /// The policy failed.
-    pub(super) fn failed(&self, policy: &PolicyRef, tenant: &TenantId, error: &PolicyError, now: DateTime<Utc>) {
+    pub(super) fn failed(&self, policy: &Edition, tenant: &TenantId, error: &PolicyError, now: DateTime<Utc>) {
         let mut failing = self.lock();
         if failing.len() >= MOST_KEPT {
             make_room(&mut failing, now);
@@ -109,8 +108,8 @@ impl Breaker {
     }
 }
 
-fn key(policy: &PolicyRef, tenant: &TenantId) -> Key {
-    (policy.name.clone(), policy.digest.clone(), tenant.clone())
+fn key(policy: &Edition, tenant: &TenantId) -> Key {
+    (policy.clone(), tenant.clone())
 }
 
 /// Forgets what failed long ago; where that is not enough, everything: who keeps failing is soon known again.
@@ -129,8 +128,8 @@ mod tests {
         DateTime::from_timestamp(1_000_000 + seconds, 0).expect("a time")
     }
 
-    fn policy(digest: &str) -> PolicyRef {
-        PolicyRef { name: "pro".into(), digest: digest.into() }
+    fn policy(files: &str) -> Edition {
+        Edition { name: "pro".into(), files: files.into() }
     }
 
     fn tenant(name: &str) -> TenantId {
@@ -213,7 +212,7 @@ mod tests {
             );
         }
         assert!(breaker.lock().len() <= MOST_KEPT);
-        let newest = (policy("a").name, policy("a").digest, tenant(&format!("t-{}", 2 * MOST_KEPT - 1)));
+        let newest = (policy("a"), tenant(&format!("t-{}", 2 * MOST_KEPT - 1)));
         assert!(breaker.lock().contains_key(&newest));
         for n in 0..2 * MOST_KEPT {
             breaker.failed(&policy("a"), &tenant(&format!("t-{n}")), &PolicyError::Output, at(0));

@@ -46,7 +46,7 @@ impl<'a> Guests<'a> {
             Err(error) => return self.without_policy(facts, error.clone()),
         };
         let tenant = &facts.request.tenant;
-        if let Err(paused) = self.world.breaker.admit(policy.reference(), tenant, facts.request.at) {
+        if let Err(paused) = self.world.breaker.admit(policy.edition(), tenant, facts.request.at) {
             return conclude(self.world, self.generation, policy, facts, Err(paused));
         }
         let fits =
@@ -62,8 +62,8 @@ impl<'a> Guests<'a> {
         self.world.slow.learn(tenant, took, || watch.worked());
         metrics::evaluated(&policy.reference().name, took);
         match &verdict {
-            Ok(_) => self.world.breaker.succeeded(policy.reference(), tenant),
-            Err(error) => self.world.breaker.failed(policy.reference(), tenant, error, facts.request.at),
+            Ok(_) => self.world.breaker.succeeded(policy.edition(), tenant),
+            Err(error) => self.world.breaker.failed(policy.edition(), tenant, error, facts.request.at),
         }
         self.session = Some((tenant.clone(), session));
         conclude(self.world, self.generation, policy, facts, verdict)

@@ -16,7 +16,8 @@ pub(super) type Change = fn(&AtRest, &str, Option<&str>, DateTime<Utc>) -> Resul
 /// Changes the folder; a host that serves from it watches it.
 pub(super) fn change(args: PolicyChangeArgs, change: Change) -> Result<(), Failure> {
     let PolicyChangeArgs { name, digest, policies, store } = args;
-    Tier::parse(&name).map_err(|fault| Failure::new(format!("NAME: {fault}")).hint("a policy is called as its tier"))?;
+    Tier::parse(&name)
+        .map_err(|fault| Failure::new(format!("NAME: {fault}")).hint("a policy is called as its tier"))?;
     let flags = [("policies", policies), ("data_dir", store.data_dir)];
     let config = Config::load(store.config.as_deref(), &flags)?;
     let folder = AtRest::open(config.policies.clone(), compiler(), &config.data_dir)

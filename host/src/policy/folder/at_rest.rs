@@ -38,8 +38,7 @@ impl AtRest {
             return Err(no_candidate(name));
         }
         let files = Files::read_candidate(&self.place.dir, name).map_err(|error| refused_candidate(name, &error))?;
-        let candidate =
-            self.place.prepare(name, &files, now).map_err(|error| refused_candidate(name, &error))?;
+        let candidate = self.place.prepare(name, &files, now).map_err(|error| refused_candidate(name, &error))?;
         let live = self.live(name, now);
         if matches!(live, Live::Lost) {
             return Err(ChangeError::Conflict(format!(

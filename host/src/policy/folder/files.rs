@@ -19,26 +19,39 @@ pub(super) struct Listing {
     pub(super) live: BTreeSet<String>,
     /// `NAME` of every `NAME.next.wasm`.
     pub(super) candidates: BTreeSet<String>,
+    /// Whole names of what else ends as a policy's files do: their texts, and [strays](super::stray).
+    pub(super) others: BTreeSet<String>,
 }
 
-/// What lies in `dir`; whatever is not named as a policy is nobody's business.
+/// What lies in `dir`; whatever does not end as a policy's files do is nobody's business.
 pub(super) fn list(dir: &Path) -> Result<Listing, PolicyError> {
     let unreadable = |error: std::io::Error| {
         PolicyError::Unready(format!("cannot read the policy folder {}: {error}", dir.display()))
     };
-    let mut listing = Listing { live: BTreeSet::new(), candidates: BTreeSet::new() };
+    let mut listing = Listing { live: BTreeSet::new(), candidates: BTreeSet::new(), others: BTreeSet::new() };
     for entry in fs::read_dir(dir).map_err(unreadable)? {
-        let file = entry.map_err(unreadable)?.file_name();
-        let Some(stem) = file.to_str().and_then(|file| file.strip_suffix(".wasm")) else { continue };
-        let (name, names) = match stem.strip_suffix(".next") {
+        let Ok(file) = entry.map_err(unreadable)?.file_name().into_string() else { continue };
+        let name = file.strip_suffix(".wasm").map(|stem| match stem.strip_suffix(".next") {
             Some(name) => (name, &mut listing.candidates),
             None => (stem, &mut listing.live),
-        };
-        if Tier::parse(name).is_ok() {
-            names.insert(name.to_owned());
+        });
+        match name {
+            Some((name, names)) if Tier::parse(name).is_ok() => {
+                names.insert(name.to_owned());
+            }
+            _ if ends_as_a_policys(&file) => {
+                listing.others.insert(file);
+            }
+            _ => {}
         }
     }
     Ok(listing)
+}
+
+/// Hidden files are other programs'.
+fn ends_as_a_policys(file: &str) -> bool {
+    let extension = Path::new(file).extension().unwrap_or_default();
+    !file.starts_with('.') && ["wasm", "toml"].iter().any(|known| extension.eq_ignore_ascii_case(known))
 }
 
 /// A policy's files; a text that is not there is empty.

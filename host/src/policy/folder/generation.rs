@@ -61,11 +61,6 @@ impl Generation {
         self.policies.get(&*policy.name).map_or(&[], |policy| policy.settings())
     }
 
-    /// What serves, and what was refused and why: two that stand alike differ in nothing that matters.
-    pub(super) fn standing(&self) -> (Vec<PolicyRef>, BTreeMap<String, PolicyError>) {
-        (self.policies.values().map(|policy| policy.reference().clone()).collect(), self.refused.clone())
-    }
-
     /// How many files of the folder do not serve, and neither run in shadow.
     pub fn refused(&self) -> usize {
         self.refused.len() + self.refused_candidates.len()
@@ -85,6 +80,7 @@ impl Generation {
                     since: policy.since,
                     version: policy.version.clone(),
                     summary: policy.summary.clone(),
+                    cases: policy.cases,
                 }),
                 last_error: self.refused.get(name).cloned(),
                 candidate: match (self.candidates.get(name), self.refused_candidates.get(name)) {
@@ -119,4 +115,6 @@ pub struct Serving {
     pub version: String,
     /// The policy's own words.
     pub summary: String,
+    /// How many fixtures it passed.
+    pub cases: usize,
 }

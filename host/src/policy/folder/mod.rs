@@ -10,9 +10,12 @@ mod candidate;
 mod files;
 mod generation;
 mod kept;
+mod memory;
 mod policy;
 mod promote;
 mod scan;
+mod standing;
+mod stray;
 mod swap;
 mod trial;
 mod watch;
@@ -25,7 +28,8 @@ use arc_swap::ArcSwap;
 use chrono::{DateTime, Utc};
 
 use self::kept::Kept;
-use self::scan::{GONE_AFTER, Memory, Scan};
+use self::memory::{GONE_AFTER, Memory};
+use self::scan::Scan;
 use super::compile::{CompileLimits, Compiler};
 use super::engine::{Engine, PolicyError};
 
@@ -34,6 +38,7 @@ pub use self::candidate::{Candidate, CandidateStatus};
 pub use self::generation::{Generation, Serving, Status};
 pub use self::policy::{Edition, Policy, Session};
 pub use self::promote::ChangeError;
+pub use self::stray::strays;
 pub use self::trial::{Inspection, Trial};
 pub use self::watch::Watch;
 
@@ -112,7 +117,9 @@ impl Folder {
         }
         let first = first?;
         place.compiler.prune();
-        Ok(Self { place, current: ArcSwap::from_pointee(first), memory: Mutex::new(memory) })
+        let folder = Self { place, current: ArcSwap::from_pointee(first), memory: Mutex::new(memory) };
+        folder.count_start();
+        Ok(folder)
     }
 
     /// Where it lies.
@@ -136,29 +143,21 @@ impl Folder {
             let mut memory = self.memory();
             self.scan(&mut memory, now, true)?;
             if !memory.is_unsettled() {
-                return Ok(self.reloaded());
+                return Ok(self.count_reload(&mut memory));
             }
             drop(memory);
             std::thread::sleep(GONE_AFTER);
         }
-        self.scan(&mut self.memory(), now, true)?;
-        Ok(self.reloaded())
-    }
-
-    fn reloaded(&self) -> Arc<Generation> {
-        let generation = self.generation();
-        crate::metrics::reloaded(generation.refused() == 0);
-        generation
+        let mut memory = self.memory();
+        self.scan(&mut memory, now, true)?;
+        Ok(self.count_reload(&mut memory))
     }
 
     /// Reads the folder again, as far as that may have become worth it; tells in how long the next look is.
     fn look(&self, now: DateTime<Utc>) -> Result<Option<Duration>, PolicyError> {
         let mut memory = self.memory();
-        let before = self.generation().standing();
         self.scan(&mut memory, now, false)?;
-        if self.generation().standing() != before {
-            self.reloaded();
-        }
+        self.count_change(&mut memory);
         Ok(memory.look_again_in())
     }
 

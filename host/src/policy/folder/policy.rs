@@ -20,6 +20,8 @@ pub struct Policy {
     pub(super) summary: String,
     pub(super) version: String,
     pub(super) since: DateTime<Utc>,
+    /// How many fixtures it passed.
+    pub(super) cases: usize,
     pub(super) edition: Edition,
 }
 
@@ -75,7 +77,7 @@ impl Policy {
         now: DateTime<Utc>,
     ) -> Result<Self, PolicyError> {
         let trial = Trial::of(engine, workshop, name, files)?;
-        trial.pass()?;
+        let cases = trial.pass()?;
         let Trial { manifest, compiled, description, settings, .. } = trial;
         Ok(Self {
             reference: PolicyRef { name: name.into(), digest: compiled.digest().clone() },
@@ -85,6 +87,7 @@ impl Policy {
             summary: description.summary,
             version: description.version,
             since: now,
+            cases,
             edition: Edition { name: name.into(), files: files.digest().into() },
         })
     }

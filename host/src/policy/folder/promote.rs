@@ -70,6 +70,7 @@ impl Folder {
         }
         self.place.promote(name, digest, &candidate.policy, live)?;
         self.scan(&mut memory, now, true)?;
+        self.count_change(&mut memory);
         self.expect(name, &candidate.policy.reference.digest)
     }
 
@@ -88,6 +89,7 @@ impl Folder {
         let live = Live::of_host(&self.place, name, self.generation().policies.get(name));
         let previous = self.place.roll_back(name, digest, live, now)?;
         self.scan(&mut memory, now, true)?;
+        self.count_change(&mut memory);
         self.expect(name, &previous)
     }
 

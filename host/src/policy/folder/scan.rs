@@ -9,38 +9,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use chrono::{DateTime, Utc};
 
 use super::candidate::Candidate;
 use super::files::{self, Files};
 use super::generation::Generation;
+use super::memory::{GONE_AFTER, Memory};
 use super::policy::{Policy, Prepared, within};
-use super::{Place, STANDARD};
+use super::{Place, STANDARD, stray};
 use crate::policy::engine::PolicyError;
-
-/// How long a file is missing before it counts as deleted: longer than editors and deployments take to replace it.
-pub(super) const GONE_AFTER: Duration = Duration::from_millis(500);
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_mins(1);
-
-/// What is remembered from one scan to the next, by file name without `.wasm`.
-#[derive(Default)]
-pub(super) struct Memory {
-    refusals: BTreeMap<String, Refusal>,
-    missing_since: BTreeMap<String, Instant>,
-}
-
-/// A file that does not hold.
-struct Refusal {
-    /// Digest of the files; none where they could not be read.
-    source: Option<String>,
-    error: PolicyError,
-    attempts: u32,
-    /// When it is worth another try; never, if it will not pass by itself.
-    retry_at: Option<Instant>,
-}
 
 /// One scan.
 pub(super) struct Scan<'a> {
@@ -51,41 +30,11 @@ pub(super) struct Scan<'a> {
     pub(super) asked_for: bool,
 }
 
-impl Memory {
-    /// In how long another look is worth it, if nothing happens before.
-    pub(super) fn look_again_in(&self) -> Option<Duration> {
-        let retries = self.refusals.values().filter_map(|refusal| refusal.retry_at);
-        let missing = self.missing_since.values().map(|since| *since + GONE_AFTER);
-        retries.chain(missing).min().map(|at| at.saturating_duration_since(Instant::now()))
-    }
-
-    /// A file has just gone missing, or is being written.
-    pub(super) fn is_unsettled(&self) -> bool {
-        let young = self
-            .refusals
-            .values()
-            .any(|refusal| refusal.source.is_none() && refusal.retry_at.is_some() && refusal.attempts == 1);
-        young || !self.missing_since.is_empty()
-    }
-
-    fn refuse(&mut self, stem: &str, source: Option<String>, error: PolicyError) -> PolicyError {
-        let before = self.refusals.remove(stem).filter(|before| before.source == source);
-        // Once for each file, not for each scan.
-        if before.as_ref().is_none_or(|before| before.error != error) {
-            tracing::error!(policy = stem, kind = error.kind(), reason = %error, "Policy refused");
-        }
-        let attempts = before.map_or(1, |before| before.attempts.saturating_add(1));
-        let pause = FIRST_PAUSE.saturating_mul(1 << (attempts - 1).min(12)).min(LONGEST_PAUSE);
-        let retry_at = error.may_pass().then(|| Instant::now() + pause);
-        self.refusals.insert(stem.to_owned(), Refusal { source, error: error.clone(), attempts, retry_at });
-        error
-    }
-}
-
 impl Scan<'_> {
     /// The next generation; `memory` learns.
     pub(super) fn run(&self, memory: &mut Memory) -> Result<Generation, PolicyError> {
         let listing = files::list(&self.place.dir)?;
+        memory.see(&stray::among(&listing), self.serving.is_none());
         let mut next = Draft::default();
         let mut names = listing.live.clone();
         match self.serving {
@@ -221,11 +170,8 @@ impl Scan<'_> {
             memory.refusals.remove(stem);
             return Ok(policy.clone());
         }
-        if let Some(refusal) = memory.refusals.get(stem).filter(|refusal| refusal.source.as_ref() == Some(&source)) {
-            let is_due = refusal.retry_at.is_some_and(|at| self.asked_for || at <= Instant::now());
-            if !is_due {
-                return Err(refusal.error.clone());
-            }
+        if let Some(error) = memory.would_refuse_again(stem, &source, self.asked_for) {
+            return Err(error);
         }
         let name = stem.trim_end_matches(".next");
         match self.place.prepare(name, &files, self.now) {
