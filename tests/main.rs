@@ -65,6 +65,7 @@ mod routes;
 mod scopes;
 mod sequences;
 mod shelf;
+mod slips;
 mod storms;
 mod tenants_life;
 mod thresholds;

@@ -85,7 +85,7 @@ pub struct PolicyTestArgs {
 #[derive(Debug, Args)]
 pub struct ExploreArgs {
     /// Generate facts, and look for failures, answers that differ, and more allowed where less is denied.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["json", "junit", "update", "watch"])]
     pub explore: bool,
     /// Generate the same facts as the run that printed this.
     #[arg(long, requires = "explore")]

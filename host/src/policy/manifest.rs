@@ -84,13 +84,9 @@ impl Manifest {
     /// # Errors
     /// [`PolicyError::Load`] for a setting that the policy does not know, or a required one that is missing.
     pub fn resolve(&self, description: &Description) -> Result<Vec<(String, String)>, PolicyError> {
-        let known = || description.settings.iter().map(|spec| spec.name.as_str());
-        if let Some(unknown) = self.settings.keys().find(|name| !known().any(|known| known == *name)) {
-            return Err(PolicyError::Load(format!(
-                "[settings] {unknown}: {} knows no such setting{}",
-                description.name,
-                crate::nearest::hint(unknown, known())
-            )));
+        let known = description.settings.iter().map(|spec| spec.name.as_str());
+        if let Some(fault) = unknown(&self.settings, &description.name, known) {
+            return Err(PolicyError::Load(format!("[settings] {fault}")));
         }
         description
             .settings
@@ -103,6 +99,16 @@ impl Manifest {
             })
             .collect()
     }
+}
+
+/// What is wrong with the first of these settings that `policy` does not know.
+pub(super) fn unknown<'a>(
+    settings: &BTreeMap<String, String>,
+    policy: &str,
+    known: impl Iterator<Item = &'a str> + Clone,
+) -> Option<String> {
+    let unknown = settings.keys().find(|name| !known.clone().any(|known| known == *name))?;
+    Some(format!("{unknown}: {policy} knows no such setting{}", crate::nearest::hint(unknown, known)))
 }
 
 /// Settings are text for the guest; whole numbers and booleans may be written as such.

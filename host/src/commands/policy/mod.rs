@@ -6,6 +6,7 @@ mod inspect;
 mod new;
 mod test;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -32,7 +33,8 @@ pub(super) async fn run(command: PolicyCommand) -> Result<(), Failure> {
     tokio::task::spawn_blocking(work).await.map_err(|error| Failure::new(error.to_string()))?
 }
 
-/// The components that `paths` name: files, and those of folders.
+/// The components that `paths` name: files, and those of folders. What a promotion has left in a folder is not read there
+/// by a host either.
 fn components(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     let unreadable = |path: &Path, error| Failure::new(format!("{}: {error}", path.display()));
     let mut components = Vec::new();
@@ -43,7 +45,10 @@ fn components(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
         }
         for entry in fs::read_dir(path).map_err(|error| unreadable(path, error))? {
             let file = entry.map_err(|error| unreadable(path, error))?.path();
-            if file.extension().is_some_and(|extension| extension == "wasm") {
+            let is_previous = |stem: &OsStr| stem.as_encoded_bytes().ends_with(b".previous");
+            if file.extension().is_some_and(|extension| extension == "wasm")
+                && !file.file_stem().is_some_and(is_previous)
+            {
                 components.push(file);
             }
         }

@@ -53,6 +53,12 @@ pub fn build(paths: &[PathBuf], out: &Path, home: Option<&Path>) -> Result<Vec<B
     fs::create_dir_all(out).map_err(|error| BuildError::new(format!("cannot create {}: {error}", out.display())))?;
     let mut built = Vec::new();
     for path in paths {
+        // What is not there is for the language's tool to say.
+        if path.is_file() {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            return Err(BuildError::new(format!("{}: a file; a policy is built from its folder", path.display()))
+                .hint(format!("`tollgate policy build {} --out {}`", folder.display(), out.display())));
+        }
         if javascript::is_one(path) {
             built.push(Source::of(path)?.build(javascript::componentize, out)?);
         } else if python::is_one(path) {

@@ -73,9 +73,17 @@ impl Trial {
         &self.settings
     }
 
-    /// Whether there are fixtures beside it.
-    pub fn has_fixtures(&self) -> bool {
-        !self.fixtures.is_empty()
+    /// Whether there is a case or a sequence to run beside it.
+    ///
+    /// # Errors
+    /// As [`Trial::run`].
+    pub fn has_fixtures(&self) -> Result<bool, PolicyError> {
+        Ok(!self.read_fixtures()?.is_empty())
+    }
+
+    fn read_fixtures(&self) -> Result<Fixtures, PolicyError> {
+        Fixtures::parse(&self.fixtures)
+            .map_err(|fault| PolicyError::Load(format!("{}.fixtures.toml: {fault}", self.name)))
     }
 
     /// Runs its fixtures under its limits and its default settings.
@@ -83,9 +91,7 @@ impl Trial {
     /// # Errors
     /// [`PolicyError::Load`] where the file cannot be read as fixtures.
     pub fn run(&self) -> Result<Vec<CaseResult>, PolicyError> {
-        let fixtures = Fixtures::parse(&self.fixtures)
-            .map_err(|fault| PolicyError::Load(format!("{}.fixtures.toml: {fault}", self.name)))?;
-        Ok(fixtures.run(&self.compiled, &Manifest::for_fixtures(&self.description, &self.settings)))
+        Ok(self.read_fixtures()?.run(&self.compiled, &Manifest::for_fixtures(&self.description, &self.settings)))
     }
 
     /// Its fixtures pass: tells how many there are.
@@ -100,7 +106,8 @@ impl Trial {
             return Ok(cases);
         }
         let cases = failed.iter().map(|case| format!("{:?}: {}", case.name, case.told().join(", ")));
-        let fault = format!("{} fixtures failed: {}", failed.len(), cases.collect::<Vec<_>>().join("; "));
+        let fixtures = if failed.len() == 1 { "fixture" } else { "fixtures" };
+        let fault = format!("{} {fixtures} failed: {}", failed.len(), cases.collect::<Vec<_>>().join("; "));
         let was_late = failed.iter().all(|case| case.timed_out);
         Err(if was_late { PolicyError::Unready(fault) } else { PolicyError::Load(fault) })
     }

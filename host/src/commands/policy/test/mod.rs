@@ -60,10 +60,14 @@ fn once(bench: &Bench, args: &PolicyTestArgs) -> Result<(), Failure> {
         }
         let (digest, cases, error) = match bench.test(&component) {
             Ok((digest, cases)) => (Some(digest), cases, None),
-            Err(error) => (None, Vec::new(), Some(error)),
+            Err(error) => (None, None, Some(error)),
         };
+        // Fixtures are optional in a folder; who names a policy wants it tested.
+        let error =
+            error.or_else(|| (cases.is_none() && args.paths.contains(&component)).then(|| untested(&component)));
         let told = error.as_ref().map(|failure| failure.error.clone());
-        let mut tested = Tested { component, digest, cases, error: told };
+        let skipped = cases.is_none() && error.is_none();
+        let mut tested = Tested { component, digest, skipped, cases: cases.unwrap_or_default(), error: told };
         let updated = if args.update { update(&mut tested)? } else { 0 };
         if !args.json {
             print!("{}", tested.text());
@@ -102,16 +106,25 @@ fn once(bench: &Bench, args: &PolicyTestArgs) -> Result<(), Failure> {
 }
 
 impl Bench {
-    /// What ran, and what its cases came to.
-    fn test(&self, component: &Path) -> Result<(String, Vec<CaseResult>), Failure> {
+    /// What ran, and what its cases came to, if it has any.
+    fn test(&self, component: &Path) -> Result<(String, Option<Vec<CaseResult>>), Failure> {
         let fault = |error| Failure::new(format!("{}: {error}", shown(component)));
         let trial = Trial::open(&self.engine, &self.compiler, component).map_err(fault)?;
-        if !trial.has_fixtures() {
-            return Err(Failure::new(format!("{}: not there", shown(&fixtures_of(component))))
-                .hint("a policy's fixtures lie beside it, as NAME.fixtures.toml"));
-        }
-        Ok((trial.digest().to_owned(), trial.run().map_err(fault)?))
+        let has_fixtures = trial.has_fixtures().map_err(fault)?;
+        let cases = has_fixtures.then(|| trial.run().map_err(fault)).transpose()?;
+        Ok((trial.digest().to_owned(), cases))
     }
+}
+
+/// A policy that was named, and has nothing to test it by.
+fn untested(component: &Path) -> Failure {
+    let file = fixtures_of(component);
+    if file.exists() {
+        return Failure::new(format!("{}: has no case", shown(&file)))
+            .hint("write a [[case]] or a [[sequence]] into it, or name the folder, where fixtures are optional");
+    }
+    Failure::new(format!("{}: not there", shown(&file)))
+        .hint("a policy's fixtures lie beside it, as NAME.fixtures.toml")
 }
 
 /// Writes what was decided in the place of what was expected; what could not be decided still fails. Tells how many

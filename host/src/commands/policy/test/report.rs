@@ -16,6 +16,8 @@ pub(super) struct Tested {
     pub(super) component: PathBuf,
     /// What ran.
     pub(super) digest: Option<String>,
+    /// Whether it has no fixtures, and needs none.
+    pub(super) skipped: bool,
     pub(super) cases: Vec<CaseResult>,
     /// Why it could not be tested.
     pub(super) error: Option<String>,
@@ -36,6 +38,9 @@ impl Tested {
                 let _ = writeln!(text, "         {}", fault.replace('\n', "\n         "));
             }
             text.push_str(&side_by_side(&case.differences));
+        }
+        if self.skipped {
+            text.push_str("  skipped: it has no fixtures; they are optional, and go beside it as NAME.fixtures.toml\n");
         }
         if self.error.is_some() {
             text.push_str("  not tested, as said below\n");
@@ -87,6 +92,7 @@ fn of_policy(tested: &Tested) -> Value {
     json!({
         "file": shown(&tested.component),
         "digest": tested.digest,
+        "skipped": tested.skipped,
         "error": tested.error,
         "cases": tested.cases.iter().map(case).collect::<Vec<_>>(),
     })
