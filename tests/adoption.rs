@@ -3,7 +3,7 @@
 use serde_json::json;
 use tollgate::store;
 
-use crate::harness::{Database, Host, Setup, llm, llm_cost};
+use crate::harness::{Database, Host, Setup, llm, llm_cost, tollgate};
 
 /// The replaced system's table, with nothing in it.
 pub const OLD_TABLE: &str = "
@@ -192,4 +192,16 @@ async fn a_role_that_may_not_write_to_public_gets_everything_but_the_log_view() 
     store::migrate(&modest).await.expect("the migrations, again");
     assert_eq!(database.value("SELECT to_regclass('public.application_logs') IS NULL").await, "t");
     assert_eq!(database.value("SELECT count(*) FROM copilot_internal.cost_quotas").await, "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_schema_public_there_is_everything_but_the_log_view() {
+    let database = Database::empty().await;
+    database.run("DROP SCHEMA public").await;
+    let migrated = tollgate(&["migrate"], &[("DATABASE_URL", &database.url())]);
+    let said = String::from_utf8(migrated.stderr).expect("a text");
+    assert!(migrated.status.success() && said.contains("public.application_logs not created"), "{said}");
+    let host = Setup { database: Some(database), ..Setup::default() }.start().await;
+    host.database.quota("tenant acme-corp llm day", "0.01", "0").await;
+    host.check(llm("2.00")).await.expect_status(429);
 }

@@ -56,7 +56,7 @@ async fn report_combined_quotas(connection: &mut PgConnection) -> Result<(), Sto
 }
 
 /// `public.application_logs`: one row for each denial log line. Another system's table of that name is
-/// left alone, and so is a schema that the role may not write to; both are reported.
+/// left alone, and so is a schema that the role may not write to or that is not there; each is reported.
 async fn create_log_view(connection: &mut PgConnection) -> Result<(), StoreError> {
     let owned: Option<bool> = sqlx::query_scalar(
         "SELECT relkind = 'v' AND obj_description(oid) = 'Denial log lines of Tollgate.'
@@ -73,7 +73,8 @@ async fn create_log_view(connection: &mut PgConnection) -> Result<(), StoreError
     }
     match sqlx::raw_sql(include_str!("application_logs.sql")).execute(connection).await {
         Ok(_) => Ok(()),
-        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42501") => {
+        // No right; no schema `public`.
+        Err(sqlx::Error::Database(error)) if matches!(error.code().as_deref(), Some("42501" | "3F000")) => {
             tracing::warn!(reason = %error, "public.application_logs not created: denials are in copilot_internal.decisions only");
             Ok(())
         }
