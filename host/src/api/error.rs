@@ -131,7 +131,10 @@ impl From<&StoreError> for ApiError {
                 tracing::error!(reason = %error, "Store slow");
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "the store does not answer in time; try again")
             }
-            StoreError::Migrate(_) | StoreError::Database(_) => {
+            StoreError::Migrate(_)
+            | StoreError::InTheWay(_)
+            | StoreError::NotTakenOver(..)
+            | StoreError::Database(_) => {
                 let cause = std::error::Error::source(error).map(ToString::to_string);
                 tracing::error!(reason = cause, "Store failed");
                 Self::down()

@@ -73,13 +73,7 @@ impl From<ConfigError> for Failure {
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        let failure = Self::caused(&error);
-        match error {
-            StoreError::Database(_) | StoreError::Unreachable(_) => {
-                failure.hint("check DATABASE_URL, or leave it unset to use the embedded PostgreSQL")
-            }
-            _ => failure,
-        }
+        Self { hint: error.hint(), ..Self::caused(&error) }
     }
 }
 

@@ -1,42 +1,96 @@
 //! Bringing a database to this version.
 
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::{Migrate as _, MigrateError, Migrator};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 
-use super::{SCHEMA, StoreError};
+use super::{SCHEMA, StoreError, adoption};
 
 pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 
 /// Brings the database to this version: creates the tables, takes over those of the replaced system,
 /// and creates the log view where the role may.
 ///
+/// The first time it is one transaction, so that a database which cannot be taken over is left as it was. Afterwards each
+/// migration has its own: every version is one that a gate has run on.
+///
 /// # Errors
-/// The database does not answer, or a migration does not apply (it is rolled back whole).
+/// The database does not answer, a migration does not apply (it is rolled back), or what is there cannot be taken over.
 pub async fn migrate(options: &PgConnectOptions) -> Result<(), StoreError> {
-    // A request's time is no measure here: a large table takes longer, and so does another host that is at it.
+    // A request's time is no measure here: a large table takes longer.
     let patient = [("client_min_messages", "warning"), ("statement_timeout", "0")];
     let options = options.clone().disable_statement_logging().options(patient);
     let mut connection = options.connect().await?;
-    // Asked first, since creating a schema that exists takes a right that the role may not have.
-    let missing: bool =
-        sqlx::query_scalar("SELECT to_regnamespace($1) IS NULL").bind(SCHEMA).fetch_one(&mut connection).await?;
-    if missing {
-        sqlx::query("CREATE SCHEMA IF NOT EXISTS copilot_internal").execute(&mut connection).await?;
-    }
+    lock(&mut connection).await?;
     // Where the list of applied migrations goes: not every role may write to schema `public`.
     sqlx::query("SET search_path = copilot_internal").execute(&mut connection).await?;
-    // As `run` does, whose bounds keep it out of spawned tasks.
-    MIGRATIONS.run_direct(None, &mut connection, false).await.map_err(|error| match error {
-        MigrateError::Execute(error) => error.into(),
-        other => StoreError::Migrate(other),
-    })?;
+    let applied = last_applied(&mut connection).await?;
+    adoption::nothing_is_in_the_way(&mut connection, applied).await?;
+    if applied > 0 {
+        apply(&mut connection).await?;
+    } else {
+        let mut whole = connection.begin().await?;
+        apply_first(&mut whole).await?;
+        whole.commit().await?;
+    }
     create_log_view(&mut connection).await?;
     report_combined_quotas(&mut connection).await?;
     // Plans are made once and kept, so the first ones should know the tables.
     sqlx::query("ANALYZE").execute(&mut connection).await?;
     connection.close().await?;
     Ok(())
+}
+
+/// Lets one host at a time through here, until its connection is closed. It is the lock that `run_direct` takes as well,
+/// and gives back before our transaction has ended; a session may hold it twice.
+async fn lock(connection: &mut PgConnection) -> Result<(), StoreError> {
+    // The other host may have a large table to take over.
+    sqlx::query("SET lock_timeout = 0").execute(&mut *connection).await?;
+    connection.lock().await.map_err(failed)?;
+    sqlx::query("RESET lock_timeout").execute(connection).await?;
+    Ok(())
+}
+
+/// The last migration that was applied; 0 if none was.
+async fn last_applied(connection: &mut PgConnection) -> Result<i64, StoreError> {
+    let listed: bool = sqlx::query_scalar("SELECT to_regclass('copilot_internal._sqlx_migrations') IS NOT NULL")
+        .fetch_one(&mut *connection)
+        .await?;
+    if !listed {
+        return Ok(0);
+    }
+    let last = "SELECT coalesce(max(version), 0) FROM copilot_internal._sqlx_migrations";
+    Ok(sqlx::query_scalar(last).fetch_one(connection).await?)
+}
+
+async fn apply_first(whole: &mut PgConnection) -> Result<(), StoreError> {
+    // Asked first, since creating a schema that exists takes a right that the role may not have.
+    let missing: bool =
+        sqlx::query_scalar("SELECT to_regnamespace($1) IS NULL").bind(SCHEMA).fetch_one(&mut *whole).await?;
+    if missing {
+        sqlx::query("CREATE SCHEMA copilot_internal").execute(&mut *whole).await?;
+    }
+    let finds_quotas = adoption::finds_quotas(whole).await?;
+    if finds_quotas {
+        adoption::prepare(whole).await?;
+    }
+    apply(whole).await?;
+    if finds_quotas {
+        adoption::complete(whole).await?;
+    }
+    Ok(())
+}
+
+async fn apply(connection: &mut PgConnection) -> Result<(), StoreError> {
+    // As `run` does, whose bounds keep it out of spawned tasks.
+    MIGRATIONS.run_direct(None, connection, false).await.map_err(failed)
+}
+
+fn failed(error: MigrateError) -> StoreError {
+    match error {
+        MigrateError::Execute(error) => error.into(),
+        other => StoreError::Migrate(other),
+    }
 }
 
 /// The replaced system had quotas for all resource types together. They are kept, and limit nothing: whoever relied on

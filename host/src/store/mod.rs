@@ -4,6 +4,7 @@
 //! never divided, and never pass a float. Instants are arguments: the database's clock decides nothing.
 
 pub mod admission;
+mod adoption;
 pub mod alerts;
 pub mod audit;
 pub mod bench;
@@ -31,7 +32,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::migrate::MigrateError;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgPoolOptions};
 use sqlx::{ConnectOptions as _, PgPool};
 
 use self::health::Health;
@@ -56,6 +57,12 @@ pub enum StoreError {
     /// The migrations could not be applied.
     #[error("cannot migrate the database")]
     Migrate(#[source] MigrateError),
+    /// Tables with names of ours that no migration of ours has made.
+    #[error("another system's table has a name that Tollgate needs: {}", .0.join(", "))]
+    InTheWay(Vec<String>),
+    /// The replaced system's table is not as it has to be: why, and what to do.
+    #[error("{0} (nothing was changed)")]
+    NotTakenOver(String, Option<String>),
     /// It cannot be reached: refused, reset, shutting down, read-only, or silent.
     #[error("the database cannot be reached: {0}")]
     Unreachable(String),
@@ -71,6 +78,27 @@ impl StoreError {
     /// Whether the store counts as down: what a request then gets is the operator's choice.
     pub const fn is_outage(&self) -> bool {
         matches!(self, Self::Unreachable(_))
+    }
+
+    /// What to do about it, if that is known.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::InTheWay(tables) => {
+                let table = tables.first().map_or("", String::as_str);
+                Some(format!(
+                    "rename it or move it to another schema (ALTER TABLE {table} SET SCHEMA ...), then start again"
+                ))
+            }
+            Self::NotTakenOver(_, hint) => hint.clone(),
+            Self::Migrate(MigrateError::ExecuteMigration(error, _)) => {
+                let error = error.as_database_error()?.try_downcast_ref::<PgDatabaseError>()?;
+                error.hint().map(str::to_owned)
+            }
+            Self::Database(_) | Self::Unreachable(_) => {
+                Some("check DATABASE_URL, or leave it unset to use the embedded PostgreSQL".into())
+            }
+            Self::Conflict(_) | Self::Refused(_) | Self::Migrate(_) | Self::Slow(_) => None,
+        }
     }
 }
 
