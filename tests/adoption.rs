@@ -1,6 +1,7 @@
 //! Databases that others have used before: the replaced system's tables are taken over with their rows.
 
 mod refusals;
+mod row_security;
 
 use serde_json::json;
 use tollgate::store;
@@ -25,6 +26,8 @@ CREATE TABLE copilot_internal.cost_quotas (
     updated_at timestamptz NOT NULL DEFAULT now(),
     UNIQUE (scope, scope_id, resource_type)
 );";
+/// The replaced system's database, with rows, rights, a trigger and row-level security.
+const REPLACED_SYSTEM: &str = include_str!("adoption/replaced_system.sql");
 const ACME: &str = "11111111-1111-1111-1111-111111111111";
 const GLOBEX: &str = "22222222-2222-2222-2222-222222222222";
 
@@ -145,6 +148,18 @@ async fn views_over_the_table_survive_with_owner_rights_and_options() {
     assert_eq!(host.database.value(&format!("{view}'quota_totals'")).await, "true tollgate_test_reporter");
     let options = "SELECT concat_ws(', ', array_to_string(reloptions, ' '), obj_description(oid)) FROM pg_class WHERE relname = 'quota_overview'";
     assert_eq!(host.database.value(options).await, "security_barrier=true, For the reports.");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_warning_threshold_takes_the_place_of_the_first_of_ours() {
+    let host = adopted(REPLACED_SYSTEM).await;
+    let thresholds = "SELECT string_agg(limit_usd::real || ' ' || thresholds::text, ', ' ORDER BY limit_usd) FROM copilot_internal.cost_quotas";
+    assert_eq!(
+        host.database.value(thresholds).await,
+        "10 {90,95,100}, 20 {80,90,100}, 50 {50,90,100}, 1000 {80,90,100}, 5000 {80,90,100}"
+    );
+    // It is how the quotas begin: nobody has changed them.
+    assert_eq!(host.database.value("SELECT count(*) FROM copilot_internal.audit").await, "0");
 }
 
 #[tokio::test(flavor = "multi_thread")]

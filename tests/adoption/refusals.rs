@@ -1,9 +1,10 @@
 //! What cannot be taken over is named, with what to do, and nothing is changed.
 
+use sqlx::{ConnectOptions as _, Connection as _};
 use tollgate::store;
 
-use super::{ACME, GLOBEX, OLD_TABLE, before_adoption, refused};
-use crate::harness::Database;
+use super::{ACME, GLOBEX, OLD_TABLE, REPLACED_SYSTEM, before_adoption, refused};
+use crate::harness::{Database, until};
 
 /// A table without the rules of the replaced system.
 const FREE_TABLE: &str = "
@@ -125,5 +126,39 @@ async fn a_table_of_another_with_a_name_of_ours_is_named_and_nothing_is_changed(
         database.run(&format!("ALTER TABLE copilot_internal.{table} SET SCHEMA public")).await;
         store::migrate(&database.options()).await.expect("the migrations");
         assert_eq!(database.value("SELECT scope_id FROM copilot_internal.cost_quotas").await, GLOBEX);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_that_start_together_wait_for_the_end_of_the_one_that_takes_over() {
+    // The first comes to a stop when it brings policies back: behind the last migration, and before its commit.
+    let database = before_adoption(&format!(
+        "{REPLACED_SYSTEM}
+         CREATE FUNCTION public.stop() RETURNS event_trigger LANGUAGE plpgsql AS
+             $$ BEGIN PERFORM pg_advisory_xact_lock(4711); END $$;
+         CREATE EVENT TRIGGER stop ON ddl_command_end WHEN TAG IN ('CREATE POLICY') EXECUTE FUNCTION public.stop();"
+    ))
+    .await;
+    let mut holder = database.options().connect().await.expect("a connection");
+    sqlx::raw_sql("SELECT pg_advisory_lock(4711)").execute(&mut holder).await.expect("the lock");
+    let first = database.options();
+    let first = tokio::spawn(async move { store::migrate(&first).await });
+    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'
+                   AND clock_timestamp() - waitstart > interval '300 ms'
+                   AND pid IN (SELECT pid FROM pg_stat_activity WHERE datname = current_database())";
+    until("the first has stopped", || async { database.value(waiting).await == "1" }).await;
+    // The others wait for it, however short their patience with locks is otherwise.
+    let others: Vec<_> = (0..2)
+        .map(|_| {
+            let hasty = database.options().options([("lock_timeout", "100ms")]);
+            tokio::spawn(async move { store::migrate(&hasty).await })
+        })
+        .collect();
+    until("the others wait", || async { database.value(waiting).await == "3" }).await;
+    assert_eq!(database.value("SELECT to_regclass('copilot_internal._sqlx_migrations') IS NULL").await, "t");
+    holder.close().await.expect("a closed connection");
+    first.await.expect("no panic").expect("the migrations");
+    for other in others {
+        other.await.expect("no panic").expect("the migrations");
     }
 }
