@@ -2,6 +2,7 @@
 
 mod refusals;
 mod row_security;
+mod way_back;
 
 use serde_json::json;
 use tollgate::store;

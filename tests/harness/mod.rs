@@ -32,7 +32,7 @@ use tollgate::worker::alerts::Alerting;
 
 pub use self::answer::Answer;
 pub use self::binary::{Binary, Running, tollgate, tollgate_in, tollgate_into, tollgate_os};
-pub use self::cluster::Database;
+pub use self::cluster::{Database, Row};
 pub use self::disk::SmallDisk;
 pub use self::mail::MailServer;
 pub use self::patience::{PATIENCE, in_time, until, until_listening};
