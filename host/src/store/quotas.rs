@@ -109,8 +109,7 @@ impl Store {
         Ok(is_new)
     }
 
-    /// Brings up to `most` rows to the window that is open now whose own one is over, or that name none: those have said
-    /// which is theirs by being there. Tells how many there were.
+    /// Brings up to `most` rows to the window that is open now whose own one is over; tells how many there were.
     ///
     /// # Errors
     /// The database does not answer.
@@ -120,9 +119,8 @@ impl Store {
                  SELECT * FROM copilot_internal.cost_quotas q
                  WHERE q.id = ANY (ARRAY(
                      SELECT id FROM copilot_internal.cost_quotas
-                     WHERE period_start IS NULL
-                        OR (period_start < copilot_internal.window_start('hour', $1)
-                            AND period_start < copilot_internal.window_start(period, $1))
+                     WHERE period_start < copilot_internal.window_start('hour', $1)
+                       AND period_start < copilot_internal.window_start(period, $1)
                      LIMIT $2))
                  ORDER BY q.id FOR UPDATE
              ), ",
@@ -131,7 +129,7 @@ impl Store {
                  SELECT id, window_start, 0::numeric AS usd, 0::numeric AS freed, 0::bigint AS operations FROM stood WHERE false
              ), ",
             post!("$1"),
-            " SELECT count(*) FROM stood"
+            " SELECT count(*) FROM stood WHERE was < window_start"
         ))
         .bind(now)
         .bind(most)
