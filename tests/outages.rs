@@ -1,6 +1,7 @@
 //! While the store cannot be reached the gate answers as its mode says; afterwards every cost is in the books once.
 
 mod late;
+mod once;
 mod replay;
 pub mod switch;
 mod table;
@@ -10,6 +11,7 @@ use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
 use tollgate::gate::StoreFailure;
 use tollgate::money::Money;
+use tollgate::spool::{Disk, Local};
 
 use self::switch::{Switch, Wire};
 use crate::harness::{Answer, Binary, Database, Host, Scratch, Setup, guests, in_time, llm, llm_cost, tollgate, until};
@@ -27,12 +29,16 @@ struct Cut {
 
 impl Cut {
     async fn start(store_failure: StoreFailure) -> Self {
+        Self::on_disk(store_failure, Box::new(Local)).await
+    }
+
+    /// With its spool on this disk.
+    async fn on_disk(store_failure: StoreFailure, disk: Box<dyn Disk>) -> Self {
         let database = Database::migrated().await;
         let switch = Switch::new(database.options().get_socket().expect("a socket"));
         let options = database.options().socket(switch.folder());
-        let host =
-            Setup { database: Some(database.clone()), through: Some(options), store_failure, ..Setup::default() };
-        let host = host.start().await;
+        let (through, clone) = (Some(options), Some(database.clone()));
+        let host = Setup { database: clone, through, store_failure, disk, ..Setup::default() }.start().await;
         host.put("/v1/quotas/tenant/acme-corp/llm/day", json!({ "limitUsd": 100 })).await.expect_status(201);
         Self { host, database, switch }
     }

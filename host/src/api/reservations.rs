@@ -59,7 +59,7 @@ pub async fn reserve(
             gate::answer(StatusCode::CREATED, &body)
         }
         Reserved::Promised(first) => {
-            let body = DecisionBody::repeated(first.id, None).reserved(first.estimate, first.expires_at);
+            let body = DecisionBody::repeated(first.id, None).reserved(first.held, first.expires_at);
             gate::answer(StatusCode::CREATED, &body)
         }
     };

@@ -100,13 +100,13 @@ impl Gate {
                 request = Arc::new(Request { id, ..(*request).clone() });
             }
             let expires_at = request.at + ttl;
-            match self.world.promise(&Promised::of(&request, &body, expires_at), &request).await? {
+            match self.world.promise(&Promised::of(&request, &body, expires_at)).await? {
                 Some(Made::Now) => {
                     let decision = Arc::new(Decision::degraded(request.clone()));
                     lines::degraded(&decision);
                     return Ok(Reserved::Decided { decision, held: Some((request.estimate, expires_at)) });
                 }
-                Some(Made::Before(first)) => return Ok(Reserved::Promised(Box::new(first))),
+                Some(Made::Before(first)) => return Ok(Reserved::Promised(first)),
                 // The store has come back in this moment. What it was asked before it may have done: that expires.
                 None => request = Arc::new(Request { id: new_id(request.at), ..(*request).clone() }),
             }

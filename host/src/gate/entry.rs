@@ -85,6 +85,14 @@ impl Entry {
         }
     }
 
+    /// Whose money it sets aside without a decision, and how much.
+    pub(super) fn promises(&self) -> Option<(&str, Money)> {
+        match self {
+            Self::Reserve { tenant, estimate_nanos, .. } => Some((tenant, Money::from_nanos(*estimate_nanos))),
+            _ => None,
+        }
+    }
+
     pub(super) fn end(ending: &Ending, at: DateTime<Utc>) -> Self {
         let (id, tenant) = (ending.id, ending.tenant.to_string());
         match ending.end {

@@ -22,6 +22,7 @@ mod known;
 mod lane;
 mod lines;
 mod money;
+mod once;
 mod outage;
 mod plan;
 mod pools;
@@ -59,6 +60,7 @@ use crate::quota::{ResourceType, TenantId};
 use crate::store::{Store, StoreError};
 
 pub use self::entry::waiting_since;
+pub use self::once::Promise;
 pub use self::outage::{Outages, StoreFailure};
 pub use self::reserve::Reserved;
 

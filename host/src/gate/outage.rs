@@ -7,16 +7,15 @@
 //! 4. When a probe is answered, the spool is replayed (`replay`); with its last record the store counts as up.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chrono::{DateTime, Utc};
-use uuid::Uuid;
 
 use super::entry::Entry;
+use super::once::{Heard, Kept, Promise};
 use super::{GateError, World};
 use crate::decision::{Decision, Request};
 use crate::money::Money;
-use crate::quota::TenantId;
 use crate::spool::{Spool, SpoolError};
 use crate::store::StoreError;
 use crate::store::replay::Promised;
@@ -47,9 +46,8 @@ pub(super) struct Current {
     pub(super) allowed: u64,
     pub(super) refused: u64,
     pub(super) amount: Money,
-    by_tenant: HashMap<TenantId, Money>,
-    /// First reservations under their request ids.
-    promised: HashMap<(TenantId, String), Promised>,
+    by_tenant: HashMap<String, Money>,
+    pub(super) heard: Heard,
 }
 
 impl Outages {
@@ -71,26 +69,36 @@ impl Outages {
     pub(super) fn current(&self) -> MutexGuard<'_, Current> {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
+impl Current {
     /// Counts a request that is allowed without a decision.
-    fn allow(&self, request: &Request) -> Result<(), GateError> {
-        let mut current = self.current();
-        let so_far = current.by_tenant.get(&request.tenant).copied().unwrap_or_default();
-        let allowed = match self.mode {
+    pub(super) fn allow(&mut self, mode: StoreFailure, tenant: &str, estimate: Money) -> Result<(), GateError> {
+        let so_far = self.by_tenant.get(tenant).copied().unwrap_or_default();
+        let allowed = match mode {
             StoreFailure::Open => true,
-            StoreFailure::Bounded(bound) => so_far + request.estimate <= bound,
+            StoreFailure::Bounded(bound) => so_far + estimate <= bound,
             StoreFailure::Closed => false,
         };
         if !allowed {
-            current.refused += 1;
+            self.refused += 1;
             return Err(GateError::Down);
         }
-        current.allowed += 1;
-        current.amount = current.amount + request.estimate;
-        if matches!(self.mode, StoreFailure::Bounded(_)) {
-            current.by_tenant.insert(request.tenant.clone(), so_far + request.estimate);
+        self.allowed += 1;
+        self.amount = self.amount + estimate;
+        if matches!(mode, StoreFailure::Bounded(_)) {
+            self.by_tenant.insert(tenant.to_owned(), so_far + estimate);
         }
         Ok(())
+    }
+
+    /// What was allowed and then not promised after all: nobody has it.
+    pub(super) fn take_back(&mut self, tenant: &str, estimate: Money) {
+        self.allowed = self.allowed.saturating_sub(1);
+        self.amount = (self.amount - estimate).max(Money::ZERO);
+        if let Some(amount) = self.by_tenant.get_mut(tenant) {
+            *amount = (*amount - estimate).max(Money::ZERO);
+        }
     }
 }
 
@@ -103,38 +111,27 @@ impl World {
     /// The store cannot be reached: from now on nobody waits for it.
     pub(super) fn lost(&self, error: &StoreError) {
         self.outages.spool.accept();
+        // Who sees that it is down finds the outage begun: what is kept in it is not forgotten again.
+        let mut current = self.outages.current();
         if self.store.health().is_lost(&error.to_string()) {
-            *self.outages.current() = Current { since: Some(self.clock.now()), ..Current::default() };
+            *current = Current { since: Some(self.clock.now()), ..Current::default() };
             tracing::error!(reason = %error, mode = ?self.outages.mode, "Store down");
         }
     }
 
     /// A check without a decision.
-    pub(super) fn check_in_outage(&self, request: &std::sync::Arc<Request>) -> Result<Decision, GateError> {
-        self.outages.allow(request)?;
+    pub(super) fn check_in_outage(&self, request: &Arc<Request>) -> Result<Decision, GateError> {
+        self.outages.current().allow(self.outages.mode, request.tenant.as_str(), request.estimate)?;
         Ok(Decision::degraded(request.clone()))
     }
 
     /// A reservation without a decision. `None`: the store is back.
-    pub(super) async fn promise(&self, promised: &Promised, request: &Request) -> Result<Option<Made>, GateError> {
-        let key = promised.request_id.clone().map(|id| (promised.tenant.clone(), id));
-        let first = key.as_ref().and_then(|key| self.outages.current().promised.get(key).cloned());
-        if let Some(first) = first {
-            if first.body != promised.body {
-                let id = promised.request_id.clone().unwrap_or_default();
-                let conflict = StoreError::Conflict(format!("requestId {id:?} was used with another body"));
-                return Err(GateError::Store(std::sync::Arc::new(conflict)));
-            }
-            return Ok(Some(Made::Before(first)));
-        }
-        self.outages.allow(request)?;
-        if !self.keep(&Entry::reserve(promised)).await? {
-            return Ok(None);
-        }
-        if let Some(key) = key {
-            self.outages.current().promised.insert(key, promised.clone());
-        }
-        Ok(Some(Made::Now))
+    pub(super) async fn promise(self: &Arc<Self>, promised: &Promised) -> Result<Option<Made>, GateError> {
+        Ok(match self.keep_once(Entry::reserve(promised)).await? {
+            Kept::Before(Some(first)) => Some(Made::Before(first)),
+            Kept::Now | Kept::Before(None) => Some(Made::Now),
+            Kept::NotNeeded => None,
+        })
     }
 
     /// Keeps what is to be in the books later. Tells whether it did: not if the store is back.
@@ -168,7 +165,7 @@ pub(super) enum Made {
     /// Just now.
     Now,
     /// Before, under the same request id.
-    Before(Promised),
+    Before(Promise),
 }
 
 impl Promised {
@@ -185,10 +182,5 @@ impl Promised {
             created_at: request.at,
             expires_at,
         }
-    }
-
-    /// Its id, for an answer.
-    pub fn id(&self) -> Uuid {
-        self.id
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use chrono::TimeDelta;
 
 use super::entry::{Entry, Step};
+use super::outage::Current;
 use super::{GateError, World};
 use crate::money::Money;
 use crate::spool::Mark;
@@ -225,7 +226,11 @@ impl World {
     }
 
     fn tell(&self, report: &Report) {
-        let current = std::mem::take(&mut *self.outages.current());
+        let current = {
+            let mut current = self.outages.current();
+            // The next outage has begun already: what is kept in it is its own.
+            if self.is_down() { Current::default() } else { std::mem::take(&mut *current) }
+        };
         let seconds = current.since.map_or(0, |since| (self.clock.now() - since).num_seconds());
         let mut over: Vec<&str> = report.over.iter().map(String::as_str).collect();
         over.sort_unstable();

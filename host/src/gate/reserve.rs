@@ -14,6 +14,7 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::known::Known;
+use super::once::Promise;
 use super::plan::plan;
 use super::refusal::{answer_repeated, refuse};
 use super::{GateError, Reply, World};
@@ -23,7 +24,6 @@ use crate::origin::Current;
 use crate::policy::Generation;
 use crate::quota::TenantId;
 use crate::store::admission::Locked;
-use crate::store::replay::Promised;
 use crate::store::reservations::Reservation;
 use crate::store::subjects::{Standing, Subject};
 use crate::store::{Link, StoreError};
@@ -46,7 +46,7 @@ pub enum Reserved {
     /// The same request id with the same body: the first admission.
     Repeated(Box<Reservation>),
     /// The same, where the first one was promised while the store could not be reached.
-    Promised(Box<Promised>),
+    Promised(Promise),
 }
 
 pub(super) struct ReserveJob {

@@ -1,0 +1,149 @@
+//! What this host keeps in an outage, once under each id of its callers'.
+//!
+//! 1. Whoever comes first takes the id, and only then does its record go to the disk.
+//! 2. Whoever comes meanwhile with the same id waits for what becomes of that, and is told the same.
+//! 3. What was not kept gives its id back, and the next one is the first.
+//!
+//! A host knows what it has kept itself since it was started. Of all else the books tell, when they can be reached again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use super::entry::Entry;
+use super::{GateError, World};
+use crate::money::Money;
+use crate::origin;
+use crate::store::StoreError;
+
+/// What a caller names, and whose it is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Id {
+    Request(String, String),
+}
+
+/// What was said first under an id.
+#[derive(Clone, Debug)]
+struct First {
+    /// Two that say the same are the same.
+    said: String,
+    /// What it was promised.
+    promise: Option<Promise>,
+    /// While it is on its way to the disk: what becomes of it.
+    coming: Option<Outcome>,
+}
+
+/// Whether it was kept, once that is known.
+type Outcome = watch::Receiver<Option<Result<bool, GateError>>>;
+
+/// A reservation that was made without a decision, as its caller is told.
+#[derive(Clone, Debug)]
+pub struct Promise {
+    /// Its id.
+    pub id: Uuid,
+    /// What is held.
+    pub held: Money,
+    /// When the host gives it back.
+    pub expires_at: DateTime<Utc>,
+}
+
+/// Everything that was kept in the outage that lasts, or is about to be. No more than the spool has room for.
+#[derive(Debug, Default)]
+pub(super) struct Heard(HashMap<Id, First>);
+
+/// What became of something that was to be kept.
+pub(super) enum Kept {
+    Now,
+    /// It had been before, under the same id.
+    Before(Option<Promise>),
+    /// The store is back.
+    NotNeeded,
+}
+
+impl World {
+    /// Keeps what is to be in the books later, once for its id. It does so even if the caller has gone: whoever asks again
+    /// with the same id must find what is on the disk.
+    pub(super) async fn keep_once(self: &Arc<Self>, entry: Entry) -> Result<Kept, GateError> {
+        let named = named(&entry);
+        let (first, outcome) = {
+            let mut current = self.outages.current();
+            match named.as_ref().and_then(|(id, _)| current.heard.0.get(id)) {
+                Some(first) => (Some(first.clone()), first.coming.clone()),
+                None => {
+                    if let Some((tenant, estimate)) = entry.promises() {
+                        current.allow(self.outages.mode(), tenant, estimate)?;
+                    }
+                    let (told, outcome) = watch::channel(None);
+                    let id = named.clone().map(|(id, first)| {
+                        current.heard.0.insert(id.clone(), First { coming: Some(outcome.clone()), ..first });
+                        id
+                    });
+                    let world = self.clone();
+                    tokio::spawn(origin::Current::get().during(async move {
+                        let kept = world.keep(&entry).await;
+                        world.became(&entry, id, &kept, &told);
+                        told.send_replace(Some(kept));
+                    }));
+                    (None, Some(outcome))
+                }
+            }
+        };
+        if let Some(mut outcome) = outcome {
+            let kept = outcome.wait_for(Option::is_some).await.ok().and_then(|kept| kept.clone());
+            if !kept.unwrap_or(Err(GateError::Overloaded))? {
+                return Ok(Kept::NotNeeded);
+            }
+        }
+        match (first, named) {
+            (Some(first), Some((id, new))) if first.said != new.said => Err(id.conflict()),
+            (Some(first), _) => Ok(Kept::Before(first.promise)),
+            (None, _) => Ok(Kept::Now),
+        }
+    }
+
+    /// It is on the disk, or it is as if it had never come.
+    fn became(
+        &self,
+        entry: &Entry,
+        id: Option<Id>,
+        kept: &Result<bool, GateError>,
+        told: &watch::Sender<Option<Result<bool, GateError>>>,
+    ) {
+        let mut current = self.outages.current();
+        let is_kept = matches!(kept, Ok(true));
+        if !is_kept && let Some((tenant, estimate)) = entry.promises() {
+            current.take_back(tenant, estimate);
+        }
+        // Another outage may have begun meanwhile, and the id be somebody else's.
+        let is_this =
+            |first: &First| first.coming.as_ref().is_some_and(|coming| coming.same_channel(&told.subscribe()));
+        let Some(id) = id else { return };
+        match current.heard.0.get_mut(&id).filter(|first| is_this(first)) {
+            Some(first) if is_kept => first.coming = None,
+            Some(_) => drop(current.heard.0.remove(&id)),
+            None => {}
+        }
+    }
+}
+
+/// The id of a record, and what it says under that.
+fn named(entry: &Entry) -> Option<(Id, First)> {
+    match entry {
+        Entry::Reserve { id, tenant, request_id: Some(request_id), body, estimate_nanos, expires_at, .. } => {
+            let promise = Promise { id: *id, held: Money::from_nanos(*estimate_nanos), expires_at: *expires_at };
+            let first = First { said: body.clone(), promise: Some(promise), coming: None };
+            Some((Id::Request(tenant.clone(), request_id.clone()), first))
+        }
+        _ => None,
+    }
+}
+
+impl Id {
+    fn conflict(&self) -> GateError {
+        let Self::Request(_, id) = self;
+        GateError::Store(Arc::new(StoreError::Conflict(format!("requestId {id:?} was used with another body"))))
+    }
+}
