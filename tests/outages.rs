@@ -2,6 +2,7 @@
 
 mod late;
 mod once;
+mod promised;
 mod replay;
 pub mod switch;
 mod table;

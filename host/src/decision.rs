@@ -40,6 +40,14 @@ pub fn new_id(at: DateTime<Utc>) -> Uuid {
     Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, at.timestamp_subsec_nanos()))
 }
 
+/// The millisecond in which an id of ours was made (version 7, and 8 where it was only promised); others' ids may be of
+/// any time.
+pub fn made_at(id: Uuid) -> Option<DateTime<Utc>> {
+    let (millis, _) = id.as_u64_pair();
+    let millis = i64::try_from(millis >> 16).ok().filter(|_| matches!(id.get_version_num(), 7 | 8))?;
+    DateTime::from_timestamp_millis(millis)
+}
+
 /// All that a verdict may depend on, besides the policy's settings.
 #[derive(Clone, Debug)]
 pub struct Facts {

@@ -146,7 +146,7 @@ impl From<&StoreError> for ApiError {
 impl From<GateError> for ApiError {
     fn from(error: GateError) -> Self {
         match error {
-            GateError::Overloaded => Self::overloaded(error.to_string()),
+            GateError::Overloaded | GateError::TooManyWait => Self::overloaded(error.to_string()),
             GateError::Down => Self::down(),
             GateError::SpoolFull | GateError::Spool(_) => {
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, "spool_full", error.to_string())

@@ -127,7 +127,8 @@ impl Gate {
         };
         let told = self.ask_or_keep(&entry, ask).await?;
         // Another host has promised it: it will be in the books when that one has brought it there.
-        if matches!(told, Told::Done(None)) && entry::is_promised(id) && self.world.keep_waiting(&entry).await? {
+        let may_wait = matches!(told, Told::Done(None)) && entry::may_be_promised(id, self.world.clock.now());
+        if may_wait && self.world.keep_waiting(&entry).await? {
             return Ok(Told::Kept);
         }
         Ok(told)

@@ -151,6 +151,7 @@ impl World {
             Ok(()) => Ok(true),
             Err(SpoolError::NotNeeded) => Ok(false),
             Err(SpoolError::Overloaded) => Err(GateError::Overloaded),
+            Err(SpoolError::TooManyWait) => Err(GateError::TooManyWait),
             Err(SpoolError::Full) => Err(GateError::SpoolFull),
             Err(SpoolError::Disk(error)) => {
                 tracing::error!(reason = %error, "Spool not written");

@@ -6,9 +6,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use chrono::TimeDelta;
-
-use super::entry::{Entry, Step};
+use super::entry::{Entry, PATIENCE, Step};
 use super::outage::Current;
 use super::{GateError, World};
 use crate::money::Money;
@@ -16,9 +14,6 @@ use crate::spool::Mark;
 use crate::store::ledger::Posted;
 use crate::store::reservations::End;
 use crate::store::{Link, StoreError};
-
-/// A reservation lives a day at most; what ends it waits a little longer for the host that has promised it.
-const PATIENCE: TimeDelta = TimeDelta::hours(25);
 
 /// How often a step is tried where the store is slow, such as while another host's replay has the rows. A replay that
 /// gives up begins anew: on a busy machine, two of them could keep each other from their ends.

@@ -11,7 +11,7 @@ use std::sync::mpsc::Receiver;
 
 use super::disk::Disk;
 use super::frame::{framed, scan};
-use super::{Append, Job, Mark, PIECE, QUEUE, Size, SpoolError};
+use super::{Append, Job, MOST_WAITING, Mark, PIECE, QUEUE, Size, SpoolError};
 
 /// What the thread owns.
 pub(super) struct Book {
@@ -127,6 +127,8 @@ impl Book {
             let frame = framed(&record);
             if !self.accepts && !always {
                 let _ = done.send(Err(SpoolError::NotNeeded));
+            } else if always && self.records + waiting.len() >= MOST_WAITING {
+                let _ = done.send(Err(SpoolError::TooManyWait));
             } else if self.length + (bytes.len() + frame.len()) as u64 > self.most_bytes {
                 let _ = done.send(Err(SpoolError::Full));
             } else {

@@ -25,6 +25,10 @@ const QUEUE: usize = 4_096;
 /// much smaller, since a request is.
 const PIECE: u64 = 4 << 20;
 
+/// How many records may be there when one is added that waits for something else than the store: these must not take the
+/// room that an outage needs, and whoever looks through them must come to an end.
+pub const MOST_WAITING: usize = 1_000;
+
 /// Why a record was not kept.
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolError {
@@ -34,6 +38,9 @@ pub enum SpoolError {
     /// More records than the disk takes in time.
     #[error("more records than the disk takes in time")]
     Overloaded,
+    /// As many wait already as may for something else than the store.
+    #[error("too many records wait already")]
+    TooManyWait,
     /// The store is back: there is no need for it.
     #[error("the store is back")]
     NotNeeded,
@@ -135,7 +142,7 @@ impl Spool {
         self.keep(record, false).await
     }
 
-    /// As [`Spool::append`], for what waits for something else than the store.
+    /// As [`Spool::append`], for what waits for something else than the store: [`MOST_WAITING`] at most.
     ///
     /// # Errors
     /// It was not kept; see [`SpoolError`].

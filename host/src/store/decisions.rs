@@ -7,6 +7,7 @@ use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::{Store, StoreError, column};
+use crate::decision::made_at;
 use crate::money::Money;
 
 /// A decision as it is stored.
@@ -219,12 +220,4 @@ impl Store {
         .fetch_optional(&self.pool)
         .await?)
     }
-}
-
-/// The millisecond in which an id of ours was made (version 7, and 8 where it was only promised); others' ids may be of
-/// any time.
-fn made_at(id: Uuid) -> Option<DateTime<Utc>> {
-    let (millis, _) = id.as_u64_pair();
-    let millis = i64::try_from(millis >> 16).ok().filter(|_| matches!(id.get_version_num(), 7 | 8))?;
-    DateTime::from_timestamp_millis(millis)
 }

@@ -1,0 +1,74 @@
+//! What ends a reservation that another host may have promised, and what such a promise is afterwards.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::json;
+use tokio::task::JoinSet;
+use tollgate::gate::StoreFailure;
+use tollgate::spool::MOST_WAITING;
+use uuid::Uuid;
+
+use super::Cut;
+use super::switch::Wire;
+use crate::harness::{Answer, Host, NOON, instant};
+
+/// An id as a host gives to what it promises at `at`.
+fn promised(at: DateTime<Utc>, n: usize) -> Uuid {
+    let millis = u64::try_from(at.timestamp_millis()).expect("after 1970");
+    let mut more = [0; 10];
+    more[2..].copy_from_slice(&n.to_be_bytes());
+    let id = uuid::Builder::from_unix_timestamp_millis(millis, &more).into_uuid();
+    uuid::Builder::from_custom_bytes(id.into_bytes()).into_uuid()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_that_no_host_can_have_promised_is_not_found_and_nothing_of_it_is_kept() {
+    let host = Host::start().await;
+    let (now, longest, ahead) = (instant(NOON), TimeDelta::hours(25), TimeDelta::minutes(1));
+    let nobodys = [
+        "00000000-0000-8000-8000-000000000000".parse().expect("an id"),
+        promised(now - longest - TimeDelta::milliseconds(1), 0),
+        promised(now + ahead + TimeDelta::milliseconds(1), 0),
+    ];
+    let bodies = [
+        ("settle", json!({ "tenantId": "acme-corp", "actualCostUsd": 1 })),
+        ("release", json!({ "tenantId": "acme-corp" })),
+        ("extend", json!({ "tenantId": "acme-corp", "ttlSeconds": 60 })),
+    ];
+    for id in nobodys {
+        for (how, body) in &bodies {
+            let answer = host.post(&format!("/v1/reservations/{id}/{how}"), body.clone()).await.expect_status(404);
+            assert_eq!(answer.word("/error"), "not_found", "{how} {id}");
+        }
+    }
+    assert!(host.get("/metrics").await.text.contains("\ntollgate_spool_records 0\n"));
+    for (n, at) in [now - longest, now, now + ahead].into_iter().enumerate() {
+        let (how, body) = &bodies[n % 2];
+        let path = format!("/v1/reservations/{}/{how}", promised(at, 0));
+        let kept = host.post(&path, body.clone()).await.expect_status(200);
+        assert_eq!(kept.at("/degraded"), json!(true), "{how} {at}");
+    }
+    assert!(host.get("/metrics").await.text.contains("\ntollgate_spool_records 3\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_many_settles_wait_for_promises_and_no_more_and_an_outage_finds_its_room() {
+    let cut = Cut::start(StoreFailure::Open).await;
+    let settle = |n: usize| {
+        let path = format!("/v1/reservations/{}/settle", promised(instant(NOON), n));
+        Answer::of(cut.host.request("POST", &path).json(&json!({ "tenantId": "acme-corp", "actualCostUsd": 1 })))
+    };
+    for first in (0..MOST_WAITING).step_by(50) {
+        let some: JoinSet<Answer> = (first..first + 50).map(settle).collect();
+        for answer in some.join_all().await {
+            assert_eq!(answer.expect_status(200).at("/degraded"), json!(true));
+        }
+    }
+    let refused = settle(MOST_WAITING).await.expect_status(503);
+    assert_eq!(refused.word("/error"), "overloaded");
+    cut.off(Wire::Refuses).await;
+    settle(MOST_WAITING).await.expect_status(200);
+    let (_, id) = cut.reserve("10").await;
+    cut.end(&id, "settle", json!({ "actualCostUsd": 9 })).await.expect_status(200);
+    cut.on().await;
+    assert_eq!(cut.books().await, "9.00 + 0.00 of 1");
+}
