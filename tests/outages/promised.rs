@@ -72,3 +72,33 @@ async fn so_many_settles_wait_for_promises_and_no_more_and_an_outage_finds_its_r
     cut.on().await;
     assert_eq!(cut.books().await, "9.00 + 0.00 of 1");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_extension_promises_no_more_than_a_day_of_life_in_an_outage_too() {
+    let cut = Cut::start(StoreFailure::Open).await;
+    let (_, before) = cut.reserve("1").await;
+    cut.off(Wire::Refuses).await;
+    let (_, during) = cut.reserve("2").await;
+    for (now, ttl, until) in [
+        ("2026-01-04T12:00:32Z", 60, "2026-01-04T12:01:32Z"),
+        ("2026-01-04T12:00:32Z", 86_400, "2026-01-05T12:00:00Z"),
+        ("2026-01-05T11:59:59Z", 60, "2026-01-05T12:00:00Z"),
+    ] {
+        cut.host.at(now);
+        for id in [&before, &during] {
+            let extended = cut.end(id, "extend", json!({ "ttlSeconds": ttl })).await.expect_status(200);
+            assert_eq!(extended.word("/expiresAt"), until, "{now} + {ttl}");
+        }
+    }
+    cut.host.at("2026-01-05T12:00:00Z");
+    for id in [&before, &during] {
+        let over = cut.end(id, "extend", json!({ "ttlSeconds": 60 })).await.expect_status(410);
+        assert_eq!(over.word("/error"), "reservation_ended");
+    }
+    cut.on().await;
+    // What it was told is what the books say.
+    for id in [before, during] {
+        let read = cut.host.get(&format!("/v1/reservations/{id}?tenantId=acme-corp")).await.expect_status(200);
+        assert_eq!(read.word("/expiresAt"), "2026-01-05T12:00:00Z");
+    }
+}

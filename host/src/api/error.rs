@@ -147,6 +147,7 @@ impl From<GateError> for ApiError {
     fn from(error: GateError) -> Self {
         match error {
             GateError::Overloaded | GateError::TooManyWait => Self::overloaded(error.to_string()),
+            GateError::Ended(how) => Self::reservation_ended(how),
             GateError::Down => Self::down(),
             GateError::SpoolFull | GateError::Spool(_) => {
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, "spool_full", error.to_string())

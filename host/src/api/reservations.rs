@@ -17,7 +17,7 @@ use super::details::Instant;
 use super::error::ApiError;
 use super::gate::{self, DecisionBody, QuotaBody, RecordedBody};
 use super::input::{self, Body, Fields, Part};
-use crate::decision::{Outcome, PolicyRef};
+use crate::decision::{Outcome, PolicyRef, made_at};
 use crate::gate::{Reserved, Told};
 use crate::money::Money;
 use crate::quota::{Quota, TenantId};
@@ -25,6 +25,8 @@ use crate::store::reservations::{End, Ended, Reservation};
 
 /// How long money stays set aside where the caller does not say.
 const TTL: TimeDelta = TimeDelta::seconds(300);
+/// How long a reservation lives at most, extensions included. The store sees to it; without the store, this does.
+const LONGEST: TimeDelta = TimeDelta::hours(24);
 
 /// `POST /v1/reservations`
 pub async fn reserve(
@@ -151,11 +153,13 @@ pub async fn extend(
     let ttl = fields.seconds("ttlSeconds")?.ok_or_else(|| ApiError::invalid("ttlSeconds", "required"))?;
     fields.finish()?;
     caller.may_charge(&tenant)?;
-    match app.gate.extend(&tenant, id, now + ttl, now).await? {
+    // Its id says when it was made.
+    let until = made_at(id).map_or(now + ttl, |made| (now + ttl).min(made + LONGEST));
+    match app.gate.extend(&tenant, id, until, now).await? {
         Told::Done(Some(extended)) => return Ok(Json(ReservationView::new(extended, now)).into_response()),
         Told::Done(None) => {}
         Told::Kept => {
-            let body = Extended { reservation_id: id, expires_at: Instant(now + ttl), degraded: true };
+            let body = Extended { reservation_id: id, expires_at: Instant(until), degraded: true };
             return Ok(Json(body).into_response());
         }
     }

@@ -11,6 +11,7 @@ use super::check::CheckJob;
 use super::entry::{self, Entry};
 use super::lane::{Job, Lane};
 use super::money::MoneyJob;
+use super::once::Kept;
 use super::outage::Made;
 use super::reserve::ReserveJob;
 use super::{Gate, GateError, Reply, Reserved, Told, lines};
@@ -198,7 +199,7 @@ impl Gate {
                     return answer.map(Told::Done);
                 }
             }
-            if self.world.keep(entry).await? {
+            if !matches!(self.world.keep_once(entry.clone()).await?, Kept::NotNeeded) {
                 return Ok(Told::Kept);
             }
         }

@@ -94,6 +94,9 @@ pub enum GateError {
     /// The store did not do what it was asked.
     #[error(transparent)]
     Store(Arc<StoreError>),
+    /// The reservation has ended, as far as this host knows while the store cannot be reached; and how.
+    #[error("the reservation is {0}")]
+    Ended(&'static str),
     /// The reservation may be one that another host has promised, and too many wait for such already.
     #[error("it is in no book yet, and too many wait already for what other gates have promised; try again")]
     TooManyWait,

@@ -70,6 +70,9 @@ impl World {
         let named = named(&entry);
         let (first, outcome) = {
             let mut current = self.outages.current();
+            if let Some(how) = current.heard.has_ended(&entry) {
+                return Err(GateError::Ended(how));
+            }
             match named.as_ref().and_then(|(id, _)| current.heard.0.get(id)) {
                 Some(first) => (Some(first.clone()), first.coming.clone()),
                 None => {
@@ -125,6 +128,17 @@ impl World {
             Some(first) if is_kept => first.coming = None,
             Some(_) => drop(current.heard.0.remove(&id)),
             None => {}
+        }
+    }
+}
+
+impl Heard {
+    /// How the reservation has ended that a record is about, where that makes the record void.
+    fn has_ended(&self, entry: &Entry) -> Option<&'static str> {
+        match entry {
+            // The day that a reservation may live is over.
+            Entry::Extend { until, at, .. } if until <= at => Some("expired"),
+            _ => None,
         }
     }
 }
