@@ -56,8 +56,11 @@ pub async fn reserve(
             }
         },
         Reserved::Repeated(first) => {
+            // Promised in an outage: no policy was asked, and its caller was told so.
+            let was_asked = !first.policy_name.is_empty();
             let policy = PolicyRef { name: first.policy_name.into(), digest: first.policy_digest.into() };
-            let body = DecisionBody::repeated(first.id, Some(&policy)).reserved(first.held, first.expires_at);
+            let body = DecisionBody::repeated(first.id, Some(&policy).filter(|_| was_asked))
+                .reserved(first.held, first.expires_at);
             gate::answer(StatusCode::CREATED, &body)
         }
         Reserved::Promised(first) => {
