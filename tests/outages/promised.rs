@@ -1,15 +1,15 @@
 //! What ends a reservation that another host may have promised, and what such a promise is afterwards.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tollgate::gate::StoreFailure;
 use tollgate::spool::MOST_WAITING;
 use uuid::Uuid;
 
-use super::Cut;
-use super::switch::Wire;
-use crate::harness::{Answer, Host, NOON, instant};
+use super::switch::{Switch, Wire};
+use super::{Cut, through};
+use crate::harness::{Answer, Binary, Database, Host, NOON, Scratch, guests, instant, llm};
 
 /// An id as a host gives to what it promises at `at`.
 fn promised(at: DateTime<Utc>, n: usize) -> Uuid {
@@ -101,4 +101,27 @@ async fn an_extension_promises_no_more_than_a_day_of_life_in_an_outage_too() {
         let read = cut.host.get(&format!("/v1/reservations/{id}?tenantId=acme-corp")).await.expect_status(200);
         assert_eq!(read.word("/expiresAt"), "2026-01-05T12:00:00Z");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_line_of_a_reservation_in_an_outage_has_the_id_of_its_answer() {
+    let database = Database::migrated().await;
+    let switch = Switch::new(database.options().get_socket().expect("a socket"));
+    let (url, data) = (through(&switch, &database), Scratch::new());
+    switch.now(Wire::Refuses);
+    let policies = guests::SHIPPED.to_str().expect("a text");
+    let data_dir = data.path().to_str().expect("a text");
+    let arguments =
+        ["serve", "--listen", "127.0.0.1:0", "--policies", policies, "--data-dir", data_dir, "--log-level", "debug"];
+    let gate = Binary::start(&arguments, &[("DATABASE_URL", &url)]);
+    let made = gate.send("POST", "/v1/reservations", llm("1")).await.expect_status(201);
+    let log = gate.interrupt().log;
+    let lines = log.iter().map(|line| serde_json::from_str::<Value>(line).expect("a JSON line"));
+    let of_it: Vec<(String, String)> = lines
+        .filter(|line| line["tenantId"] == "acme-corp")
+        .map(|line| (line["message"].as_str().unwrap_or_default().into(), line["decisionId"].to_string()))
+        .collect();
+    let id = made.at("/decisionId").to_string();
+    let expected = ["Checking LLM quota before request", "Allowed without a decision: the store cannot be reached"];
+    assert_eq!(of_it, expected.map(|message| (message.to_owned(), id.clone())));
 }

@@ -78,13 +78,11 @@ impl Gate {
     }
 
     async fn set_aside(&self, request: Request, ttl: TimeDelta, body: Arc<str>) -> Result<Reserved, GateError> {
-        lines::asked(&request);
-        let mut request = Arc::new(request);
-        // Where the store was asked, it may know this reservation; where not, its id says that it does not.
-        let mut was_asked = false;
+        let mut is_down = self.world.is_down();
+        let mut request = named(request, is_down);
         for _ in 0..TRIES {
-            if !self.world.is_down() {
-                was_asked = true;
+            let was_asked = !is_down;
+            if was_asked {
                 let lane = &self.money[self.lane(&request.tenant)];
                 let (request, body) = (request.clone(), body.clone());
                 let job = |reply| MoneyJob::Reserve(ReserveJob { request, ttl, body, origin: Current::get(), reply });
@@ -96,10 +94,6 @@ impl Gate {
                     return reserved;
                 }
             }
-            if !was_asked {
-                let id = entry::promised_id(request.id);
-                request = Arc::new(Request { id, ..(*request).clone() });
-            }
             let expires_at = request.at + ttl;
             match self.world.promise(&Promised::of(&request, &body, expires_at)).await? {
                 Some(Made::Now) => {
@@ -108,8 +102,12 @@ impl Gate {
                     return Ok(Reserved::Decided { decision, held: Some((request.estimate, expires_at)) });
                 }
                 Some(Made::Before(first)) => return Ok(Reserved::Promised(first)),
-                // The store has come back in this moment. What it was asked before it may have done: that expires.
-                None => request = Arc::new(Request { id: new_id(request.at), ..(*request).clone() }),
+                // The store has come back in this moment.
+                None => is_down = self.world.is_down(),
+            }
+            // What the store was asked it may have done: that expires.
+            if was_asked {
+                request = named(Request { id: new_id(request.at), ..(*request).clone() }, is_down);
             }
         }
         Err(GateError::Overloaded)
@@ -211,6 +209,15 @@ impl Gate {
         let outage = answer.as_ref().err().and_then(GateError::outage);
         outage.inspect(|error| self.world.lost(error)).is_some()
     }
+}
+
+/// The request under the id that its lines and its answer have. Where the store is asked, it may know the reservation;
+/// where not, the id says that it does not.
+fn named(request: Request, is_down: bool) -> Arc<Request> {
+    let id = if is_down { entry::promised_id(request.id) } else { request.id };
+    let request = Arc::new(Request { id, ..request });
+    lines::asked(&request);
+    request
 }
 
 async fn send<J: Job, T>(lane: &Lane<J>, job: impl FnOnce(Reply<T>) -> J) -> Result<T, GateError> {
