@@ -96,9 +96,9 @@ async fn while_the_store_is_down_everything_is_allowed_and_afterwards_every_cost
     assert_eq!((made.at("/degraded"), made.at("/heldUsd")), (json!(true), json!(20.00)));
     let (_, kept) = cut.reserve("7").await;
     for (id, usd) in [(&before, "11"), (&during, "18.50")] {
-        for _ in 0..2 {
+        for again in [false, true] {
             let settled = cut.end(id, "settle", json!({ "actualCostUsd": usd })).await.expect_status(200);
-            assert_eq!(settled.at("/degraded"), json!(true), "{settled:?}");
+            assert_eq!((settled.at("/degraded"), settled.at("/duplicate")), (json!(true), json!(again)), "{settled:?}");
         }
     }
     cut.end(&given_back, "release", json!({})).await.expect_status(200);
@@ -290,8 +290,9 @@ async fn another_host_settles_what_one_has_promised_and_it_is_in_the_books_when_
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_in_the_books_is_set_aside_and_the_rest_is() {
     let cut = Cut::start(StoreFailure::Open).await;
-    cut.off(Wire::Refuses).await;
     cut.host.cost(llm_cost("twice", "2")).await;
+    cut.off(Wire::Refuses).await;
+    // Of what was before the outage only the books know.
     cut.host.cost(llm_cost("twice", "3")).await;
     cut.host.cost(llm_cost("once", "4")).await;
     cut.on().await;

@@ -13,7 +13,7 @@ use tollgate::spool::{Disk, Local};
 
 use super::Cut;
 use super::switch::Wire;
-use crate::harness::{Answer, llm};
+use crate::harness::{Answer, llm, llm_cost};
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Sync {
@@ -98,4 +98,56 @@ async fn what_the_disk_did_not_take_gives_its_request_id_and_its_share_of_the_bo
     cut.host.post("/v1/reservations", llm("0.01")).await.expect_status(503);
     cut.on().await;
     assert_eq!(cut.books().await, "0.00 + 4.00 of 1");
+}
+
+/// Records that wait in the spool.
+async fn records(cut: &Cut) -> String {
+    let metrics = cut.host.get("/metrics").await.text;
+    let line = metrics.lines().find_map(|line| line.strip_prefix("tollgate_spool_records "));
+    line.expect("a metric").to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_again_in_an_outage_is_a_duplicate_and_what_says_something_else_a_conflict() {
+    let (cut, disk) = bounded("100").await;
+    let (_, settled) = cut.reserve("3").await;
+    let (_, released) = cut.reserve("5").await;
+    let settle = format!("/v1/reservations/{settled}/settle");
+    let release = format!("/v1/reservations/{released}/release");
+    let acme = json!({ "tenantId": "acme-corp" });
+    let settles = |usd: &str| json!({ "tenantId": "acme-corp", "actualCostUsd": usd });
+    for (path, body, other) in [
+        (&settle, settles("2.5"), Some(settles("2.6"))),
+        (&release, acme.clone(), None),
+        (&"/v1/costs".to_owned(), llm_cost("c-1", "1"), Some(llm_cost("c-1", "2"))),
+    ] {
+        let before: usize = records(&cut).await.parse().expect("a number");
+        let answers = six(&cut, &disk, path, &body, Sync::Works).await;
+        assert!(answers.iter().all(|answer| answer.status == 200), "{answers:?}");
+        assert_eq!(again(&answers), 5, "{path}: {answers:?}");
+        let later = cut.host.post(path, body).await.expect_status(200);
+        assert_eq!((later.at("/duplicate"), later.at("/degraded")), (json!(true), json!(true)), "{path}");
+        if let Some(other) = other {
+            let refused = cut.host.post(path, other).await.expect_status(409);
+            assert_eq!(refused.word("/error"), "idempotency_conflict", "{path}");
+        }
+        assert_eq!(records(&cut).await, (before + 1).to_string(), "{path}");
+    }
+    // What was settled, or given back, has ended.
+    for (id, how, body) in [
+        (&settled, "release", json!({})),
+        (&settled, "extend", json!({ "ttlSeconds": 60 })),
+        (&released, "extend", json!({ "ttlSeconds": 60 })),
+    ] {
+        let over = cut.end(id, how, body).await.expect_status(410);
+        assert_eq!(over.word("/error"), "reservation_ended", "{how}");
+    }
+    // And yet what it cost is recorded, late.
+    cut.end(&released, "settle", json!({ "actualCostUsd": 4 })).await.expect_status(200);
+    cut.host.post(&release, acme).await.expect_status(410);
+    cut.on().await;
+    assert_eq!(cut.books().await, "7.50 + 0.00 of 3");
+    let rejected = std::fs::read_dir(cut.host.spool.path()).expect("a folder").flatten();
+    let rejected = rejected.filter(|file| file.path().extension().is_some_and(|extension| extension == "rejected"));
+    assert_eq!(rejected.count(), 0);
 }

@@ -188,8 +188,9 @@ pub async fn costs(caller: AppCaller, State(app): State<Arc<App>>, Body(body): B
     let cost = cost(Fields::parse(&body)?, now)?;
     caller.may_charge(&cost.tenant)?;
     let actual = cost.actual;
-    let Told::Done(recorded) = app.gate.record_cost(cost).await? else {
-        return Ok(Json(RecordedBody::kept(actual)).into_response());
+    let recorded = match app.gate.record_cost(cost).await? {
+        Told::Done(recorded) => recorded,
+        Told::Kept { duplicate } => return Ok(Json(RecordedBody::kept(actual, duplicate)).into_response()),
     };
     let quotas: Vec<Quota> = recorded.quotas.iter().map(|posted| posted.row.at(now)).collect();
     Ok(Json(RecordedBody {
@@ -265,12 +266,12 @@ pub struct RecordedBody<'a> {
 
 impl RecordedBody<'_> {
     /// Of a cost that will be in the books when the store is back.
-    pub fn kept(actual: Money) -> Self {
+    pub fn kept(actual: Money, duplicate: bool) -> Self {
         Self {
             recorded_usd: actual,
             overrun_usd: Money::ZERO,
             late: false,
-            duplicate: false,
+            duplicate,
             degraded: Some(true),
             quotas: Vec::new(),
         }

@@ -99,8 +99,9 @@ pub async fn settle(
     let actual = fields.money("actualCostUsd")?.ok_or_else(|| ApiError::invalid("actualCostUsd", "required"))?;
     fields.finish()?;
     caller.may_charge(&tenant)?;
-    let Told::Done(ended) = app.gate.end(tenant, id, End::Settle(actual)).await? else {
-        return Ok(Json(RecordedBody::kept(actual)).into_response());
+    let ended = match app.gate.end(tenant, id, End::Settle(actual)).await? {
+        Told::Done(ended) => ended,
+        Told::Kept { duplicate } => return Ok(Json(RecordedBody::kept(actual, duplicate)).into_response()),
     };
     let ended = ended.ok_or_else(no_such)?;
     let Ended { before, now, late, quotas } = &ended;
@@ -133,8 +134,11 @@ pub async fn release(
     let tenant = fields.required_text("tenantId", TenantId::parse)?;
     fields.finish()?;
     caller.may_charge(&tenant)?;
-    let Told::Done(ended) = app.gate.end(tenant, id, End::Release).await? else {
-        return Ok(Json(Released { amount: None, duplicate: false, degraded: Some(true) }).into_response());
+    let ended = match app.gate.end(tenant, id, End::Release).await? {
+        Told::Done(ended) => ended,
+        Told::Kept { duplicate } => {
+            return Ok(Json(Released { amount: None, duplicate, degraded: Some(true) }).into_response());
+        }
     };
     let ended = ended.ok_or_else(no_such)?;
     if !ended.now && ended.before.state != "released" {
@@ -161,7 +165,7 @@ pub async fn extend(
     match app.gate.extend(&tenant, id, until, now).await? {
         Told::Done(Some(extended)) => return Ok(Json(ReservationView::new(extended, now)).into_response()),
         Told::Done(None) => {}
-        Told::Kept => {
+        Told::Kept { .. } => {
             let body = Extended { reservation_id: id, expires_at: Instant(until), degraded: true };
             return Ok(Json(body).into_response());
         }

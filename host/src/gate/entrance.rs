@@ -128,7 +128,7 @@ impl Gate {
         // Another host has promised it: it will be in the books when that one has brought it there.
         let may_wait = matches!(told, Told::Done(None)) && entry::may_be_promised(id, self.world.clock.now());
         if may_wait && self.world.keep_waiting(&entry).await? {
-            return Ok(Told::Kept);
+            return Ok(Told::Kept { duplicate: false });
         }
         Ok(told)
     }
@@ -197,8 +197,10 @@ impl Gate {
                     return answer.map(Told::Done);
                 }
             }
-            if !matches!(self.world.keep_once(entry.clone()).await?, Kept::NotNeeded) {
-                return Ok(Told::Kept);
+            match self.world.keep_once(entry.clone()).await? {
+                Kept::Now => return Ok(Told::Kept { duplicate: false }),
+                Kept::Before(_) => return Ok(Told::Kept { duplicate: true }),
+                Kept::NotNeeded => {}
             }
         }
         Err(GateError::Overloaded)

@@ -142,7 +142,10 @@ pub enum Told<T> {
     /// It is in the books.
     Done(T),
     /// It will be: the store cannot be reached, and it is kept on this host's disk.
-    Kept,
+    Kept {
+        /// It was kept before, in this outage.
+        duplicate: bool,
+    },
 }
 
 type Reply<T> = oneshot::Sender<Result<T, GateError>>;

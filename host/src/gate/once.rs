@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::entry::Entry;
+use super::outage::Current;
 use super::{GateError, World};
 use crate::money::Money;
 use crate::origin;
@@ -23,7 +24,15 @@ use crate::store::StoreError;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Id {
     Request(String, String),
+    Cost(String, String),
+    /// A settle may come after a release: it is recorded late. So each is once.
+    Settle(String, Uuid),
+    Release(String, Uuid),
 }
+
+/// Costs and ends are known for so long as no more ids are: then the books alone tell, so that a long outage does not take
+/// the memory that it takes of the disk. Reservations are known for ever: two of them would both be held.
+const MOST_KNOWN: usize = 100_000;
 
 /// What was said first under an id.
 #[derive(Clone, Debug)]
@@ -50,7 +59,7 @@ pub struct Promise {
     pub expires_at: DateTime<Utc>,
 }
 
-/// Everything that was kept in the outage that lasts, or is about to be. No more than the spool has room for.
+/// What was kept in the outage that lasts, or is about to be. No more than the spool has room for.
 #[derive(Debug, Default)]
 pub(super) struct Heard(HashMap<Id, First>);
 
@@ -67,31 +76,19 @@ impl World {
     /// Keeps what is to be in the books later, once for its id. It does so even if the caller has gone: whoever asks again
     /// with the same id must find what is on the disk.
     pub(super) async fn keep_once(self: &Arc<Self>, entry: Entry) -> Result<Kept, GateError> {
-        let named = named(&entry);
+        let mut named = named(&entry);
         let (first, outcome) = {
             let mut current = self.outages.current();
             if let Some(how) = current.heard.has_ended(&entry) {
                 return Err(GateError::Ended(how));
             }
-            match named.as_ref().and_then(|(id, _)| current.heard.0.get(id)) {
-                Some(first) => (Some(first.clone()), first.coming.clone()),
-                None => {
-                    if let Some((tenant, estimate)) = entry.promises() {
-                        current.allow(self.outages.mode(), tenant, estimate)?;
-                    }
-                    let (told, outcome) = watch::channel(None);
-                    let id = named.clone().map(|(id, first)| {
-                        current.heard.0.insert(id.clone(), First { coming: Some(outcome.clone()), ..first });
-                        id
-                    });
-                    let world = self.clone();
-                    tokio::spawn(origin::Current::get().during(async move {
-                        let kept = world.keep(&entry).await;
-                        world.became(&entry, id, &kept, &told);
-                        told.send_replace(Some(kept));
-                    }));
-                    (None, Some(outcome))
-                }
+            if !current.heard.has_room_for(named.as_ref()) {
+                named = None;
+            }
+            if let Some(first) = named.as_ref().and_then(|(id, _)| current.heard.0.get(id)) {
+                (Some(first.clone()), first.coming.clone())
+            } else {
+                (None, Some(self.begin(&mut current, entry, named.clone())?))
             }
         };
         if let Some(mut outcome) = outcome {
@@ -101,10 +98,34 @@ impl World {
             }
         }
         match (first, named) {
-            (Some(first), Some((id, new))) if first.said != new.said => Err(id.conflict()),
+            (Some(first), Some((id, new))) if first.said != new.said => Err(id.conflict(&first)),
             (Some(first), _) => Ok(Kept::Before(first.promise)),
             (None, _) => Ok(Kept::Now),
         }
+    }
+
+    /// Takes the id, and sends the record on its way.
+    fn begin(
+        self: &Arc<Self>,
+        current: &mut Current,
+        entry: Entry,
+        named: Option<(Id, First)>,
+    ) -> Result<Outcome, GateError> {
+        if let Some((tenant, estimate)) = entry.promises() {
+            current.allow(self.outages.mode(), tenant, estimate)?;
+        }
+        let (told, outcome) = watch::channel(None);
+        let id = named.map(|(id, first)| {
+            current.heard.0.insert(id.clone(), First { coming: Some(outcome.clone()), ..first });
+            id
+        });
+        let world = self.clone();
+        tokio::spawn(origin::Current::get().during(async move {
+            let kept = world.keep(&entry).await;
+            world.became(&entry, id, &kept, &told);
+            told.send_replace(Some(kept));
+        }));
+        Ok(outcome)
     }
 
     /// It is on the disk, or it is as if it had never come.
@@ -133,11 +154,24 @@ impl World {
 }
 
 impl Heard {
+    /// Whether this is known already, or may be from now on.
+    fn has_room_for(&self, named: Option<&(Id, First)>) -> bool {
+        self.0.len() < MOST_KNOWN
+            || named.is_none_or(|(id, _)| matches!(id, Id::Request(..)) || self.0.contains_key(id))
+    }
+
     /// How the reservation has ended that a record is about, where that makes the record void.
     fn has_ended(&self, entry: &Entry) -> Option<&'static str> {
+        let is_kept = |id: Id| self.0.get(&id).is_some_and(|first| first.coming.is_none());
         match entry {
             // The day that a reservation may live is over.
             Entry::Extend { until, at, .. } if until <= at => Some("expired"),
+            Entry::Extend { id, tenant, .. } | Entry::Release { id, tenant, .. }
+                if is_kept(Id::Settle(tenant.clone(), *id)) =>
+            {
+                Some("settled")
+            }
+            Entry::Extend { id, tenant, .. } if is_kept(Id::Release(tenant.clone(), *id)) => Some("released"),
             _ => None,
         }
     }
@@ -145,19 +179,30 @@ impl Heard {
 
 /// The id of a record, and what it says under that.
 fn named(entry: &Entry) -> Option<(Id, First)> {
-    match entry {
-        Entry::Reserve { id, tenant, request_id: Some(request_id), body, estimate_nanos, expires_at, .. } => {
+    let (id, said, promise) = match entry {
+        Entry::Reserve { id, tenant, request_id, body, estimate_nanos, expires_at, .. } => {
             let promise = Promise { id: *id, held: Money::from_nanos(*estimate_nanos), expires_at: *expires_at };
-            let first = First { said: body.clone(), promise: Some(promise), coming: None };
-            Some((Id::Request(tenant.clone(), request_id.clone()), first))
+            (Id::Request(tenant.clone(), request_id.clone()?), body.clone(), Some(promise))
         }
-        _ => None,
-    }
+        Entry::Cost { tenant, cost_id, body, .. } => (Id::Cost(tenant.clone(), cost_id.clone()), body.clone(), None),
+        Entry::Settle { id, tenant, actual_nanos, .. } => {
+            (Id::Settle(tenant.clone(), *id), Money::from_nanos(*actual_nanos).to_string(), None)
+        }
+        Entry::Release { id, tenant, .. } => (Id::Release(tenant.clone(), *id), String::new(), None),
+        Entry::Extend { .. } => return None,
+    };
+    Some((id, First { said, promise, coming: None }))
 }
 
 impl Id {
-    fn conflict(&self) -> GateError {
-        let Self::Request(_, id) = self;
-        GateError::Store(Arc::new(StoreError::Conflict(format!("requestId {id:?} was used with another body"))))
+    /// As the store would say it.
+    fn conflict(&self, first: &First) -> GateError {
+        GateError::Store(Arc::new(StoreError::Conflict(match self {
+            Self::Request(_, id) => format!("requestId {id:?} was used with another body"),
+            Self::Cost(_, id) => format!("costId {id:?} was recorded with another body"),
+            Self::Settle(..) | Self::Release(..) => {
+                format!("the reservation was settled before, with {}", first.said)
+            }
+        })))
     }
 }
