@@ -152,14 +152,15 @@ impl<'a> DecisionBody<'a> {
         }
     }
 
-    /// Of the first admission of a request that came again; its quotas have moved on since.
+    /// Of the first admission of a request that came again; its quotas have moved on since. Without a policy where it was
+    /// promised in an outage.
     pub fn repeated(decision_id: Uuid, policy: Option<&'a PolicyRef>) -> Self {
         Self {
             allowed: true,
             enforced: None,
             decision_id,
             policy,
-            degraded: policy.is_none().then_some(true),
+            degraded: None,
             at_most_usd: None,
             quota_details: None,
             denial: None,
@@ -168,6 +169,12 @@ impl<'a> DecisionBody<'a> {
             expires_at: None,
             duplicate: Some(true),
         }
+    }
+
+    /// Said without the store.
+    #[must_use]
+    pub fn degraded(self) -> Self {
+        Self { degraded: Some(true), ..self }
     }
 
     /// With the money that was set aside; the reservation has its decision's id.

@@ -56,7 +56,7 @@ pub async fn reserve(
             }
         },
         Reserved::Repeated(first) => {
-            // Promised in an outage: no policy was asked, and its caller was told so.
+            // Where it was promised in an outage, no policy was. By now it is in the books as any other.
             let was_asked = !first.policy_name.is_empty();
             let policy = PolicyRef { name: first.policy_name.into(), digest: first.policy_digest.into() };
             let body = DecisionBody::repeated(first.id, Some(&policy).filter(|_| was_asked))
@@ -64,7 +64,7 @@ pub async fn reserve(
             gate::answer(StatusCode::CREATED, &body)
         }
         Reserved::Promised(first) => {
-            let body = DecisionBody::repeated(first.id, None).reserved(first.held, first.expires_at);
+            let body = DecisionBody::repeated(first.id, None).degraded().reserved(first.held, first.expires_at);
             gate::answer(StatusCode::CREATED, &body)
         }
     };
