@@ -76,8 +76,8 @@ fn python(out: &Path) {
 fn manifest(language: &str) -> String {
     let file = repository().join(format!("policies/examples/{language}/{language}.toml"));
     let manifest = std::fs::read_to_string(file).expect("an example's manifest");
-    assert!(manifest.contains("timeout_ms = 50\n"), "{manifest}");
-    manifest.replace("timeout_ms = 50\n", "timeout_ms = 1000\n")
+    assert!(manifest.contains("timeout_ms = 250\n"), "{manifest}");
+    manifest.replace("timeout_ms = 250\n", "timeout_ms = 1000\n")
 }
 
 /// Puts the policy of a language into a folder, under the fixtures of `standard`, whose twin it is.
