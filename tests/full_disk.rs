@@ -2,26 +2,17 @@
 
 use serde_json::json;
 
-use crate::harness::{Binary, Database, Scratch, SmallDisk, guests, llm_cost, until};
-use crate::outages::switch::{Switch, Wire};
-use crate::outages::through;
+use crate::harness::{SmallDisk, llm_cost};
+use crate::outages::process::Apart;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_the_disk_is_full_the_caller_is_told_and_with_room_again_it_goes_on_with_nothing_torn() {
-    let folder = Scratch::new();
-    let Some(disk) = SmallDisk::over(&folder, 64) else {
+    let apart = Apart::off().await;
+    let Some(disk) = SmallDisk::over(&apart.data, 64) else {
         println!("skipped: this user may not mount a disk; the limit of the spool has a test of its own");
         return;
     };
-    let database = Database::migrated().await;
-    let switch = Switch::new(database.options().get_socket().expect("a socket"));
-    let url = through(&switch, &database);
-    let data = disk.path().to_str().expect("a text");
-    let policies = guests::SHIPPED.to_str().expect("a text");
-    let arguments = ["serve", "--listen", "127.0.0.1:0", "--policies", policies, "--data-dir", data];
-    let environment = [("DATABASE_URL", url.as_str())];
-    switch.now(Wire::Refuses);
-    let gate = Binary::start(&arguments, &environment);
+    let gate = apart.serve(&[]);
     // For a few records and no more.
     disk.fills_up_to(150_000);
 
@@ -47,13 +38,11 @@ async fn where_the_disk_is_full_the_caller_is_told_and_with_room_again_it_goes_o
     disk.has_room_again();
     gate.send("POST", "/v1/costs", big(kept)).await.expect_status(200);
     gate.kill();
-    let gate = Binary::start(&arguments, &environment);
+    let gate = apart.serve(&[]);
     gate.send("POST", "/v1/costs", llm_cost("last", "1")).await.expect_status(200);
-    switch.now(Wire::Forwards);
-    let up = || async { gate.send("GET", "/readyz", json!(null)).await.at("/degraded") == json!(false) };
-    until("the store is back", up).await;
+    apart.on_again(&gate).await;
     let books = "SELECT count(*) || ' ' || sum(actual_usd)::numeric(20,2) FROM copilot_internal.cost_records";
-    assert_eq!(database.value(books).await, format!("{0} {0}.00", kept + 2));
+    assert_eq!(apart.database.value(books).await, format!("{0} {0}.00", kept + 2));
     assert!(!disk.path().join("spool/1.damaged").exists(), "nothing is torn");
     let finished = gate.interrupt();
     assert_eq!(finished.code, Some(0));

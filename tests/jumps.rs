@@ -4,8 +4,7 @@
 use serde_json::{Value, json};
 use tollgate::gate::StoreFailure;
 
-use crate::harness::{Database, Host, Setup, llm, llm_cost, until};
-use crate::outages::switch::{Switch, Wire};
+use crate::harness::{Database, Host, Setup, Switch, Wire, llm, llm_cost, until};
 
 /// Windows that are closed, and the open one, each with its spend and what it holds, if there is any.
 const WINDOWS: &str = "

@@ -10,8 +10,7 @@ use tollgate::gate::StoreFailure;
 
 use self::disk::FrailDisk;
 use self::tripwire::{Cut, Tripwire};
-use crate::harness::{Database, Host, NOON, Setup, instant, until};
-use crate::outages::switch::{Switch, Wire};
+use crate::harness::{Database, Host, NOON, Setup, Switch, Wire, instant, until};
 
 /// A host whose connections can be cut, whose database can be switched off, and whose disk fails when it is told to.
 struct Frail {

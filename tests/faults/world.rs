@@ -13,8 +13,7 @@ use super::clocks::Clock;
 use super::fault::Fault;
 use super::server::{Primary, Standby, run};
 use super::workload::{Dice, Workload};
-use crate::harness::{Binary, PATIENCE, Scratch, SmallDisk, guests};
-use crate::outages::switch::{Switch, Wire};
+use crate::harness::{Binary, PATIENCE, Scratch, SmallDisk, Switch, Wire, guests};
 
 const TENANTS: usize = 4;
 /// The farthest that a clock jumps.

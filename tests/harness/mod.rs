@@ -10,6 +10,7 @@ pub mod page;
 mod patience;
 mod receiver;
 mod scratch;
+mod switch;
 pub mod tape;
 
 use std::sync::Arc;
@@ -38,6 +39,7 @@ pub use self::mail::MailServer;
 pub use self::patience::{PATIENCE, in_time, until, until_listening};
 pub use self::receiver::{Behaviour, Receiver, slack_shows};
 pub use self::scratch::Scratch;
+pub use self::switch::{Switch, Wire};
 
 /// Where every clock stands at first: a Sunday at noon.
 pub const NOON: &str = "2026-01-04T12:00:00Z";

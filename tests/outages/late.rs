@@ -2,11 +2,8 @@
 
 use std::time::Instant;
 
-use serde_json::json;
-
-use super::switch::{Switch, Wire};
-use super::{serve, through};
-use crate::harness::{Database, Scratch, until};
+use super::process::Apart;
+use crate::harness::{Wire, until};
 
 fn with<'a>(log: &'a [String], message: &str) -> Vec<&'a String> {
     log.iter().filter(|line| line.contains(message)).collect()
@@ -14,18 +11,13 @@ fn with<'a>(log: &'a [String], message: &str) -> Vec<&'a String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gate_says_that_it_is_initialized_when_it_has_reached_its_store_and_not_before() {
-    let database = Database::migrated().await;
-    let switch = Switch::new(database.options().get_socket().expect("a socket"));
-    let (url, data) = (through(&switch, &database), Scratch::new());
-    switch.now(Wire::Refuses);
-    let never = serve(&data, &url, "open").interrupt();
+    let apart = Apart::off().await;
+    let never = apart.serve(&[]).interrupt();
     assert_eq!((never.code, with(&never.log, "Store down").len()), (Some(0), 1));
     assert!(with(&never.log, "initialized").is_empty(), "{:?}", never.log);
 
-    let gate = serve(&data, &url, "open");
-    switch.now(Wire::Forwards);
-    let up = || async { gate.send("GET", "/readyz", json!(null)).await.at("/degraded") == json!(false) };
-    until("the store is back", up).await;
+    let gate = apart.serve(&[]);
+    apart.on_again(&gate).await;
     let late = gate.interrupt();
     let said = with(&late.log, "initialized");
     assert!(
@@ -39,13 +31,11 @@ async fn a_gate_says_that_it_is_initialized_when_it_has_reached_its_store_and_no
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_migration_that_is_refused_later_is_told_with_its_cause_and_not_at_every_try() {
-    let database = Database::migrated().await;
-    let switch = Switch::new(database.options().get_socket().expect("a socket"));
-    let (url, data) = (through(&switch, &database), Scratch::new());
-    switch.now(Wire::Refuses);
-    let gate = serve(&data, &url, "open");
+    let apart = Apart::off().await;
+    let gate = apart.serve(&[]);
     // Another version's migrations; whoever reads them is counted.
-    database
+    apart
+        .database
         .run(
             "ALTER TABLE copilot_internal._sqlx_migrations RENAME TO applied;
              CREATE SEQUENCE copilot_internal.seen;
@@ -55,9 +45,9 @@ async fn a_migration_that_is_refused_later_is_told_with_its_cause_and_not_at_eve
         )
         .await;
     let since = Instant::now();
-    switch.now(Wire::Forwards);
+    apart.switch.now(Wire::Forwards);
     until("it has tried again and again", || async {
-        database.value("SELECT last_value >= 10 FROM copilot_internal.seen").await == "t"
+        apart.database.value("SELECT last_value >= 10 FROM copilot_internal.seen").await == "t"
     })
     .await;
     let log = gate.interrupt().log;

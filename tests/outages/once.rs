@@ -12,8 +12,7 @@ use tollgate::money::Money;
 use tollgate::spool::{Disk, Local};
 
 use super::Cut;
-use super::switch::Wire;
-use crate::harness::{Answer, llm, llm_cost};
+use crate::harness::{Answer, Wire, llm, llm_cost};
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Sync {
@@ -98,6 +97,29 @@ async fn what_the_disk_did_not_take_gives_its_request_id_and_its_share_of_the_bo
     cut.host.post("/v1/reservations", llm("0.01")).await.expect_status(503);
     cut.on().await;
     assert_eq!(cut.books().await, "0.00 + 4.00 of 1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_id_is_one_reservation_in_an_outage_too() {
+    let cut = Cut::start(StoreFailure::Open).await;
+    cut.off(Wire::Refuses).await;
+    let mut request = llm("10");
+    request["requestId"] = json!("r-1");
+    let first = cut.host.post("/v1/reservations", request.clone()).await.expect_status(201);
+    let again = cut.host.post("/v1/reservations", request.clone()).await.expect_status(201);
+    assert_eq!(again.word("/reservationId"), first.word("/reservationId"));
+    assert_eq!(again.at("/duplicate"), json!(true));
+    let mut other = request.clone();
+    other["estimatedCostUsd"] = json!(11);
+    cut.host.post("/v1/reservations", other).await.expect_status(409);
+    cut.on().await;
+    assert_eq!(cut.books().await, "0.00 + 10.00 of 1");
+    let later = cut.host.post("/v1/reservations", request).await.expect_status(201);
+    assert_eq!(again.at("/degraded"), json!(true));
+    let mut expected = again.json();
+    expected.as_object_mut().expect("an object").remove("degraded");
+    assert_eq!(later.json(), expected);
+    assert_eq!(cut.books().await, "0.00 + 10.00 of 1");
 }
 
 /// Records that wait in the spool.

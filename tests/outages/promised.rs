@@ -1,15 +1,14 @@
 //! What ends a reservation that another host may have promised, and what such a promise is afterwards.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::task::JoinSet;
 use tollgate::gate::StoreFailure;
 use tollgate::spool::MOST_WAITING;
 use uuid::Uuid;
 
-use super::switch::{Switch, Wire};
-use super::{Cut, through};
-use crate::harness::{Answer, Binary, Database, Host, NOON, Scratch, guests, instant, llm};
+use super::Cut;
+use crate::harness::{Answer, Host, NOON, Wire, instant, until};
 
 /// An id as a host gives to what it promises at `at`.
 fn promised(at: DateTime<Utc>, n: usize) -> Uuid {
@@ -74,6 +73,39 @@ async fn so_many_settles_wait_for_promises_and_no_more_and_an_outage_finds_its_r
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn another_host_settles_what_one_has_promised_and_it_is_in_the_books_when_that_one_is_back() {
+    let cut = Cut::start(StoreFailure::Open).await;
+    let other = cut.host.beside().await;
+    cut.off(Wire::Refuses).await;
+    let (_, id) = cut.reserve("10").await;
+    let settle = json!({ "tenantId": "acme-corp", "actualCostUsd": 4 });
+    for _ in 0..2 {
+        let kept = other.post(&format!("/v1/reservations/{id}/settle"), settle.clone()).await.expect_status(200);
+        assert_eq!(kept.at("/degraded"), json!(true));
+    }
+    assert_eq!(cut.books().await, "0.00 + 0.00 of 0");
+    cut.on().await;
+    until("it is in the books", || async { cut.books().await == "4.00 + 0.00 of 1" }).await;
+    let again = other.post(&format!("/v1/reservations/{id}/settle"), settle).await.expect_status(200);
+    assert_eq!(again.at("/duplicate"), json!(true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ends_a_reservation_that_nobody_knows_waits_for_a_day_and_is_then_set_aside() {
+    let cut = Cut::start(StoreFailure::Open).await;
+    cut.off(Wire::Refuses).await;
+    let nobody = "00000000-0000-7000-8000-000000000000";
+    cut.end(nobody, "settle", json!({ "actualCostUsd": 1 })).await.expect_status(200);
+    cut.on().await;
+    let spool = || std::fs::read_dir(cut.host.spool.path()).expect("a folder").flatten();
+    let bytes = || spool().map(|file| file.metadata().map_or(0, |file| file.len())).sum::<u64>();
+    let is_aside = || spool().any(|file| file.path().extension().is_some_and(|extension| extension == "rejected"));
+    assert!(bytes() > 0 && !is_aside());
+    cut.host.at("2026-01-05T14:00:00Z");
+    until("it is set aside", || async { is_aside() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_extension_promises_no_more_than_a_day_of_life_in_an_outage_too() {
     let cut = Cut::start(StoreFailure::Open).await;
     let (_, before) = cut.reserve("1").await;
@@ -101,27 +133,4 @@ async fn an_extension_promises_no_more_than_a_day_of_life_in_an_outage_too() {
         let read = cut.host.get(&format!("/v1/reservations/{id}?tenantId=acme-corp")).await.expect_status(200);
         assert_eq!(read.word("/expiresAt"), "2026-01-05T12:00:00Z");
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn every_line_of_a_reservation_in_an_outage_has_the_id_of_its_answer() {
-    let database = Database::migrated().await;
-    let switch = Switch::new(database.options().get_socket().expect("a socket"));
-    let (url, data) = (through(&switch, &database), Scratch::new());
-    switch.now(Wire::Refuses);
-    let policies = guests::SHIPPED.to_str().expect("a text");
-    let data_dir = data.path().to_str().expect("a text");
-    let arguments =
-        ["serve", "--listen", "127.0.0.1:0", "--policies", policies, "--data-dir", data_dir, "--log-level", "debug"];
-    let gate = Binary::start(&arguments, &[("DATABASE_URL", &url)]);
-    let made = gate.send("POST", "/v1/reservations", llm("1")).await.expect_status(201);
-    let log = gate.interrupt().log;
-    let lines = log.iter().map(|line| serde_json::from_str::<Value>(line).expect("a JSON line"));
-    let of_it: Vec<(String, String)> = lines
-        .filter(|line| line["tenantId"] == "acme-corp")
-        .map(|line| (line["message"].as_str().unwrap_or_default().into(), line["decisionId"].to_string()))
-        .collect();
-    let id = made.at("/decisionId").to_string();
-    let expected = ["Checking LLM quota before request", "Allowed without a decision: the store cannot be reached"];
-    assert_eq!(of_it, expected.map(|message| (message.to_owned(), id.clone())));
 }

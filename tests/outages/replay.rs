@@ -5,28 +5,22 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 use sqlx::{ConnectOptions as _, PgConnection};
 
-use super::switch::{Switch, Wire};
-use super::{serve, through};
-use crate::harness::{Answer, Binary, Database, Scratch, llm_cost, until};
+use super::process::Apart;
+use crate::harness::{Answer, Binary, Wire, llm_cost, until};
 
 /// A gate in an outage, with quotas for `acme-corp` and `globex`.
 struct Gate {
-    database: Database,
-    switch: Switch,
+    apart: Apart,
     serving: Binary,
-    _data: Scratch,
 }
 
 impl Gate {
     async fn start() -> Self {
-        let database = Database::migrated().await;
+        let apart = Apart::off().await;
         for tenant in ["acme-corp", "globex"] {
-            database.quota(&format!("tenant {tenant} llm day"), "50.00", "0").await;
+            apart.database.quota(&format!("tenant {tenant} llm day"), "50.00", "0").await;
         }
-        let switch = Switch::new(database.options().get_socket().expect("a socket"));
-        let (url, data) = (through(&switch, &database), Scratch::new());
-        switch.now(Wire::Refuses);
-        Self { serving: serve(&data, &url, "open"), database, switch, _data: data }
+        Self { serving: apart.serve(&[]), apart }
     }
 
     async fn cost(&self, tenant: &str, id: &str) -> Answer {
@@ -37,7 +31,7 @@ impl Gate {
 
     /// Somebody has the tenant's row.
     async fn hold(&self, tenant: &str) -> PgConnection {
-        let mut holder = self.database.options().connect().await.expect("a connection");
+        let mut holder = self.apart.database.options().connect().await.expect("a connection");
         let change = "UPDATE copilot_internal.cost_quotas SET limit_usd = 51 WHERE scope_id =";
         let lock = format!("BEGIN; {change} '{tenant}'; SELECT 1");
         sqlx::raw_sql(sqlx::AssertSqlSafe(lock)).execute(&mut holder).await.expect("a lock");
@@ -48,17 +42,12 @@ impl Gate {
     async fn waits_since(&self) -> Option<String> {
         let waiting = "SELECT coalesce(max(query_start)::text, '') FROM pg_stat_activity
                        WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        Some(self.database.value(waiting).await).filter(|began| !began.is_empty())
-    }
-
-    async fn is_back(&self) {
-        let up = || async { self.serving.send("GET", "/readyz", json!(null)).await.at("/degraded") == json!(false) };
-        until("the store is back", up).await;
+        Some(self.apart.database.value(waiting).await).filter(|began| !began.is_empty())
     }
 
     async fn spent(&self, tenant: &str) -> String {
         let spent = "SELECT current_spend_usd::numeric(20,2) FROM copilot_internal.cost_quotas WHERE scope_id =";
-        self.database.value(&format!("{spent} '{tenant}'")).await
+        self.apart.database.value(&format!("{spent} '{tenant}'")).await
     }
 }
 
@@ -71,7 +60,7 @@ async fn a_replay_waits_for_rows_that_somebody_else_has_and_does_not_begin_anew(
     let gate = Gate::start().await;
     gate.cost("acme-corp", "kept").await;
     let holder = gate.hold("acme-corp").await;
-    gate.switch.now(Wire::Forwards);
+    gate.apart.switch.now(Wire::Forwards);
     // Each statement waits for the row for two seconds: when three were seen, it has been tried again twice.
     let seen = std::sync::Mutex::new(BTreeSet::new());
     until("the replay has tried again and again", || async {
@@ -82,7 +71,7 @@ async fn a_replay_waits_for_rows_that_somebody_else_has_and_does_not_begin_anew(
     })
     .await;
     let_go(holder).await;
-    gate.is_back().await;
+    gate.apart.on_again(&gate.serving).await;
     assert_eq!(gate.spent("acme-corp").await, "3.00");
     let log = gate.serving.interrupt().log;
     let gave_up: Vec<_> = log.iter().filter(|line| line.contains("The books are not up to date yet")).collect();
@@ -94,7 +83,7 @@ async fn nobody_waits_for_a_replay_that_waits_for_a_row() {
     let gate = Gate::start().await;
     gate.cost("acme-corp", "first").await;
     let (first, second) = (gate.hold("acme-corp").await, gate.hold("globex").await);
-    gate.switch.now(Wire::Forwards);
+    gate.apart.switch.now(Wire::Forwards);
     until("the first round waits", || async { gate.waits_since().await.is_some() }).await;
     // This comes during the first round, and is the second one, before whose end no more is taken.
     gate.cost("globex", "second").await;
@@ -123,6 +112,6 @@ async fn nobody_waits_for_a_replay_that_waits_for_a_row() {
     }
     assert!(tried.len() <= 3, "{tried:?}");
     let_go(second).await;
-    gate.is_back().await;
+    gate.apart.on_again(&gate.serving).await;
     assert_eq!((gate.spent("acme-corp").await, gate.spent("globex").await), ("3.00".into(), "3.00".into()));
 }

@@ -5,19 +5,11 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::switch::{Switch, Wire};
-use super::through;
-use crate::harness::{Answer, Binary, Database, Scratch, guests, until};
+use super::process::Apart;
+use crate::harness::{Answer, Binary, Wire, until};
 
 const CALLERS: usize = 16;
 const EACH: usize = 125;
-
-fn serve(data: &Scratch, url: &str, mode: &str) -> Binary {
-    let (policies, data) = (guests::SHIPPED.to_str().expect("a text"), data.path().to_str().expect("a text"));
-    let arguments = ["serve", "--listen", "127.0.0.1:0", "--policies", policies, "--data-dir", data];
-    let arguments = [&arguments[..], &["--log-level", "error", "--store-failure", mode]].concat();
-    Binary::start(&arguments, &[("DATABASE_URL", url), ("TOLLGATE_STORE_FAILURE_BOUND_USD", "1000000")])
-}
 
 fn spends(id: &str) -> Value {
     json!({ "tenantId": "acme-corp", "resourceType": "llm", "estimatedCostUsd": "0.01", "requestId": id })
@@ -98,12 +90,12 @@ async fn an_outage_as_a_table() {
     println!("| mode, outage, route | answers | p50 | p99 | most |\n|---|---|---|---|---|");
     for mode in ["open", "bounded", "closed"] {
         for (wire, outage) in [(Wire::Refuses, "refused"), (Wire::IsSilent, "silent")] {
-            let (database, data) = (Database::migrated().await, Scratch::new());
-            let switch = Switch::new(database.options().get_socket().expect("a socket"));
-            let gate = serve(&data, &through(&switch, &database), mode);
+            let apart = Apart::on().await;
+            let bound = [("TOLLGATE_STORE_FAILURE_BOUND_USD", "1000000")];
+            let gate = apart.serve_in(&bound, &["--log-level", "error", "--store-failure", mode]);
             let ids = made(&gate).await;
 
-            switch.now(wire);
+            apart.switch.now(wire);
             // Known with the first marked answer.
             until("the outage is known", || async {
                 let answer = gate.send("POST", "/v1/check", spends("finds-out")).await;
@@ -134,12 +126,10 @@ async fn an_outage_as_a_table() {
                 assert!(answers.are(status), "{}: {:?}", name(route), answers.statuses);
             }
             let mended = Instant::now();
-            switch.now(Wire::Forwards);
-            let is_back = || async { gate.send("GET", "/readyz", json!(null)).await.at("/degraded") == json!(false) };
-            until("everything is in the books", is_back).await;
+            apart.on_again(&gate).await;
             println!("| {}: {} ms | | | | |", name("everything in the books"), mended.elapsed().as_millis());
             let spent = "SELECT (SELECT count(*) FROM copilot_internal.cost_records) + (SELECT count(*) FROM copilot_internal.reservations WHERE state = 'settled')";
-            assert_eq!(database.value(spent).await, (2 * CALLERS * EACH).to_string(), "{mode}, {outage}");
+            assert_eq!(apart.database.value(spent).await, (2 * CALLERS * EACH).to_string(), "{mode}, {outage}");
             gate.kill();
         }
     }
