@@ -110,18 +110,30 @@ async fn when_there_is_no_more_room_for_costs_the_caller_is_told_and_what_was_ke
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_stops_in_an_outage_and_loses_nothing() {
+async fn a_host_stops_and_starts_while_its_store_is_silent_and_loses_nothing() {
     let apart = Apart::on().await;
     let gate = apart.serve(&["--store-failure", "closed"]);
     apart.switch.now(Wire::IsSilent);
     gate.send("POST", "/v1/costs", llm_cost("kept", "3")).await.expect_status(200);
     assert_eq!(gate.interrupt().code, Some(0));
-    apart.switch.now(Wire::Forwards);
     let gate = apart.serve(&["--store-failure", "closed"]);
+    gate.send("POST", "/v1/costs", llm_cost("kept, too", "2")).await.expect_status(200);
     apart.on_again(&gate).await;
     let books = "SELECT sum(actual_usd)::numeric(20,2)::text FROM copilot_internal.cost_records";
-    assert_eq!(apart.database.value(books).await, "3.00");
+    assert_eq!(apart.database.value(books).await, "5.00");
     assert_eq!(gate.interrupt().code, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_do_not_wait_for_ever_for_a_store_that_is_silent() {
+    let apart = Apart::on().await;
+    apart.switch.now(Wire::IsSilent);
+    for (arguments, code) in [(&["doctor"][..], 1), (&["quota", "list"], 2)] {
+        let output = tollgate(arguments, &[("DATABASE_URL", &apart.url)]);
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).expect("a text");
+        assert!(text.contains("the database cannot be reached: it was silent for 5s"), "{arguments:?}: {text}");
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

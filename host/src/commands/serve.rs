@@ -98,24 +98,29 @@ async fn run_on(
 ) -> Result<(), Failure> {
     let options = options.ok_or_else(|| Failure::new("no store"))?;
     let store = Store::new(options);
-    match store.migrate().await {
+    let reach = async {
+        store.migrate().await?;
+        store.clock_difference(clock.now()).await
+    };
+    match reach.await {
+        Ok(ahead) if ahead.abs() > TimeDelta::seconds(1) => {
+            let ahead = ahead.num_milliseconds();
+            tracing::warn!(
+                databaseAheadMs = ahead,
+                "The database's clock differs from this host's by more than a second"
+            );
+        }
+        Ok(_) => {}
         // Starting while it is down is no different from losing it afterwards.
         Err(error) if error.is_outage() && embedded.is_none() => {
             tracing::error!(reason = %error, mode = ?config.store_failure, "Store down");
             store.health().is_lost(&error.to_string());
         }
-        migrated => migrated?,
+        Err(error) => return Err(error.into()),
     }
     if let Some(embedded) = embedded {
         let age = if embedded.created() { "new" } else { "found" };
         eprintln!("  store     PostgreSQL {} in {} ({age})", embedded.version(), shown(embedded.cluster_dir()));
-    }
-    if !store.health().is_down()
-        && let difference = store.clock_difference(clock.now()).await?
-        && difference.abs() > TimeDelta::seconds(1)
-    {
-        let ahead = difference.num_milliseconds();
-        tracing::warn!(databaseAheadMs = ahead, "The database's clock differs from this host's by more than a second");
     }
     let policies = open_policies(config, &clock).await?;
     let bind = |error| {

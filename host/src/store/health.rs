@@ -13,6 +13,9 @@ use super::{Store, StoreError};
 /// A store that says nothing for so long is down; one that is slow answers this small question in time.
 pub(super) const SILENCE: Duration = Duration::from_secs(1);
 
+/// Work that may be heavy is given up after so many silences in a row: it may be what keeps the server busy.
+const SILENCES: u32 = 5;
+
 /// What this host knows of the store. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Health {
@@ -122,6 +125,37 @@ impl Probe {
         }
         self.connection = Some(connection);
         Ok(())
+    }
+}
+
+/// What `work` comes to, unless the store falls silent meanwhile, or is so from the first. Work may take long: a store that
+/// is there answers a small question beside it.
+///
+/// # Errors
+/// Those of `work`, and [`StoreError::Unreachable`].
+pub(super) async fn unless_silent<T>(
+    options: &PgConnectOptions,
+    work: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    // Rare and large: not within every future that may begin with it.
+    let (work, silence) = (Box::pin(work), Box::pin(falls_silent(options)));
+    tokio::select! {
+        biased;
+        done = work => done,
+        () = silence => {
+            let silent_for = SILENCE * SILENCES;
+            Err(StoreError::Unreachable(format!("it was silent for {silent_for:?}")))
+        }
+    }
+}
+
+/// Ready when so many questions in a row were not answered.
+async fn falls_silent(options: &PgConnectOptions) {
+    let mut unanswered = 0;
+    while unanswered < SILENCES {
+        // Most work is done before the first question.
+        tokio::time::sleep(if unanswered == 0 { SILENCE } else { Duration::ZERO }).await;
+        unanswered = if timeout(SILENCE, ask(options, None)).await.is_err() { unanswered + 1 } else { 0 };
     }
 }
 

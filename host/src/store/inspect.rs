@@ -7,7 +7,7 @@ use sqlx::FromRow;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 
-use super::{MIGRATIONS, SCHEMA, Store, StoreError};
+use super::{MIGRATIONS, SCHEMA, Store, StoreError, health};
 use crate::money::Money;
 use crate::quota::TenantId;
 
@@ -178,6 +178,10 @@ pub struct Setup {
 /// # Errors
 /// It does not answer.
 pub async fn inspect(options: &PgConnectOptions) -> Result<Setup, StoreError> {
+    health::unless_silent(options, look(options)).await
+}
+
+async fn look(options: &PgConnectOptions) -> Result<Setup, StoreError> {
     let mut connection = options.clone().disable_statement_logging().connect().await?;
     let (version, number, is_read_only, clock): (String, String, bool, DateTime<Utc>) = sqlx::query_as(
         "SELECT current_setting('server_version'), current_setting('server_version_num'),

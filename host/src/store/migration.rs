@@ -4,7 +4,7 @@ use sqlx::migrate::{Migrate as _, MigrateError, Migrator};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 
-use super::{SCHEMA, StoreError, adoption};
+use super::{SCHEMA, StoreError, adoption, health};
 
 pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 
@@ -17,6 +17,10 @@ pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 /// # Errors
 /// The database does not answer, a migration does not apply (it is rolled back), or what is there cannot be taken over.
 pub async fn migrate(options: &PgConnectOptions) -> Result<(), StoreError> {
+    health::unless_silent(options, bring_up(options)).await
+}
+
+async fn bring_up(options: &PgConnectOptions) -> Result<(), StoreError> {
     // A request's time is no measure here: a large table takes longer.
     let patient = [("client_min_messages", "warning"), ("statement_timeout", "0")];
     let options = options.clone().disable_statement_logging().options(patient);

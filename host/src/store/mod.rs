@@ -33,7 +33,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgPoolOptions};
-use sqlx::{ConnectOptions as _, PgPool};
+use sqlx::{ConnectOptions as _, Connection as _, PgPool};
 
 use self::health::Health;
 pub use self::link::Link;
@@ -193,7 +193,13 @@ impl Store {
     /// # Errors
     /// The database does not answer.
     pub async fn clock_difference(&self, now: DateTime<Utc>) -> Result<TimeDelta, StoreError> {
-        let theirs: DateTime<Utc> = sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&self.pool).await?;
+        let theirs = async {
+            let mut connection = self.options.connect().await?;
+            let theirs = sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(&mut connection).await?;
+            connection.close().await?;
+            Ok(theirs)
+        };
+        let theirs: DateTime<Utc> = health::unless_silent(&self.options, theirs).await?;
         Ok(theirs - now)
     }
 
