@@ -234,6 +234,8 @@ async fn a_database_with_decisions_from_before_the_days_keeps_them_their_readers
         "security_barrier=true"
     );
     assert_eq!(database.value("SELECT n FROM public.denied_at_all").await, "12");
+    let facts = "SELECT string_agg(DISTINCT facts, '|') FROM copilot_internal.decisions";
+    assert_eq!(database.value(facts).await, r#"{"quotas": []}"#);
 
     let host = Setup { database: Some(database), ..Setup::default() }.start().await;
     until("what is older than thirty days is gone", || async {

@@ -1,8 +1,9 @@
 //! Routes, methods, parameters and sizes.
 
 use serde_json::json;
+use sqlx::ConnectOptions as _;
 
-use crate::harness::{Answer, Host};
+use crate::harness::{Answer, Host, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_route_is_404_and_a_wrong_method_405() {
@@ -69,4 +70,25 @@ async fn it_is_alive_and_ready() {
     assert_eq!(host.get("/livez").await.expect_status(200).json(), json!({ "status": "ok" }));
     let ready = host.get("/readyz").await.expect_status(200);
     assert_eq!(ready.json(), json!({ "status": "ready", "degraded": false }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_who_hangs_up_cancels_nothing_that_has_begun() {
+    let host = Host::start().await;
+    let path = "/v1/tenants/acme-corp";
+    host.put(path, json!({ "tier": "free" })).await.expect_status(201);
+    let mut holder = host.database.options().connect().await.expect("a connection");
+    let lock = "BEGIN; SELECT FROM copilot_internal.tenants FOR UPDATE";
+    sqlx::raw_sql(lock).execute(&mut holder).await.expect("a lock");
+    let caller = tokio::spawn(Answer::of(host.request("PUT", path).json(&json!({ "tier": "pro" }))));
+    let waiting = "SELECT count(*) > 0 FROM pg_stat_activity
+                   WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    until("the change waits for the lock", || async { host.database.value(waiting).await == "t" }).await;
+    caller.abort();
+    // Behind these questions the host has seen that nobody listens any more.
+    for _ in 0..20 {
+        host.get("/livez").await;
+    }
+    sqlx::raw_sql("ROLLBACK").execute(&mut holder).await.expect("no more lock");
+    until("it is changed", || async { host.get(path).await.word("/tier") == "pro" }).await;
 }
