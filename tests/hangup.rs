@@ -38,7 +38,9 @@ async fn a_hangup_brings_in_a_policy_whose_change_nobody_saw() {
     until("the hangup is heard", || serves(&after)).await;
     // No look at intervals can have come before this: that it is live is the hangup's doing.
     assert!(began.elapsed() < EVERY, "too slow to tell: {:?}", began.elapsed());
-    let log = gate.interrupt().log;
+    let finished = gate.interrupt();
+    assert_eq!(finished.code, Some(0), "a hangup ends nothing");
+    let log = finished.log;
     let live = log.iter().filter(|line| line.contains(r#""message":"Policy live""#) && line.contains(r#""odd""#));
     assert_eq!(live.count(), 2, "{log:?}");
 }

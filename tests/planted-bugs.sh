@@ -16,7 +16,7 @@ export CARGO_TARGET_DIR=$place/target CARGO_INCREMENTAL=1 RUST_BACKTRACE=0
 export PROPTEST_MAX_SHRINK_TIME=1
 tests=(reservations:: locks:: windows:: concurrency:: storms:: model::)
 admission=host/src/store/admission/statement.rs
-reservations=host/src/store/reservations.rs
+reservations=host/src/store/reservations/ending.rs
 
 # plant FILE OLD NEW: replaces a text that is there exactly once.
 plant() {

@@ -1,5 +1,7 @@
 //! Facts → verdict → decision: what is asked, what a policy answered, the host's last word.
 
+mod hard_limit;
+
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -11,7 +13,6 @@ use crate::quota::{PoolId, Quota, ResourceType, TenantId, Tier, UserId};
 
 /// The code of a denial in whose way only held money stands.
 const CAPACITY_HELD: &str = "capacity_held";
-const HARD_LIMIT_EXCEEDED: &str = "hard_limit_exceeded";
 
 /// The operation that asks for money, as parsed at the door and stamped with the host's time.
 #[derive(Clone, Debug)]
@@ -163,7 +164,7 @@ impl Decision {
         let (denial, at_most, annotations) = match verdict {
             Verdict::Allow { at_most, annotations } => {
                 let amount = at_most.unwrap_or(facts.request.estimate);
-                (beyond_hard_limit(&facts, amount), at_most, annotations)
+                (hard_limit::exceeded(&facts, amount), at_most, annotations)
             }
             Verdict::Deny { code, reason, quota, retry_after_s, annotations } => {
                 let binding = quota.and_then(|index| facts.quotas.get(index)).cloned();
@@ -171,7 +172,11 @@ impl Decision {
                 // Without a quota waiting does not help, whatever the policy says.
                 let retry_after = binding.as_ref().and_then(|_| retry_after_s.or_else(until_reset));
                 let denial = Denial { code, reason, binding, retry_after };
-                (Some(binding_of_both(denial, beyond_hard_limit(&facts, facts.request.estimate))), None, annotations)
+                (
+                    Some(hard_limit::binding_of_both(denial, hard_limit::exceeded(&facts, facts.request.estimate))),
+                    None,
+                    annotations,
+                )
             }
         };
         let outcome = match denial {
@@ -213,41 +218,6 @@ impl Decision {
             Outcome::Denied(denial) | Outcome::Unenforced(denial) => Some(denial),
         }
     }
-}
-
-/// Of a policy's denial and that of a hard limit the one whose quota resets last, as of any quotas that deny. Where the
-/// policy names no quota, waiting for one does not help.
-fn binding_of_both(policys: Denial, hard: Option<Denial>) -> Denial {
-    let resets_at = |denial: &Denial| denial.binding.as_ref().map(Quota::resets_at);
-    match hard {
-        Some(hard) if policys.binding.is_some() && resets_at(&policys) < resets_at(&hard) => {
-            // Held money alone stands in the way only if it does for both.
-            let is_held = policys.code == CAPACITY_HELD && hard.code == CAPACITY_HELD;
-            let code = if is_held { CAPACITY_HELD } else { HARD_LIMIT_EXCEEDED };
-            Denial { code: code.to_owned(), ..hard }
-        }
-        _ => policys,
-    }
-}
-
-fn beyond_hard_limit(facts: &Facts, amount: Money) -> Option<Denial> {
-    let over = |quota: &&Quota| quota.hard_limit.is_some_and(|ceiling| quota.spend + quota.held + amount > ceiling);
-    let without_held = |quota: &Quota| quota.hard_limit.is_some_and(|ceiling| quota.spend + amount <= ceiling);
-    let binding = facts.quotas.iter().filter(over).max_by_key(|quota| quota.resets_at())?;
-    let is_held = facts.quotas.iter().filter(over).all(without_held);
-    let reason = format!(
-        "{} quota exceeded. Hard limit: {}, Current: {}, Requested: {amount}{}",
-        facts.request.resource_type.upper(),
-        binding.hard_limit.unwrap_or(binding.limit),
-        binding.spend,
-        if binding.held > Money::ZERO { format!(", Reserved: {}", binding.held) } else { String::new() },
-    );
-    Some(Denial {
-        code: if is_held { CAPACITY_HELD } else { HARD_LIMIT_EXCEEDED }.to_owned(),
-        reason,
-        binding: Some(binding.clone()),
-        retry_after: binding.window.end.and_then(|end| seconds_until(facts.request.at, end)),
-    })
 }
 
 /// Whole seconds from `now` to `then`, rounded up, at least one: asking again at once never helps.

@@ -8,11 +8,11 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::check::CheckJob;
-use super::entry::{self, Entry};
+use super::entry::Entry;
 use super::lane::{Job, Lane};
 use super::money::MoneyJob;
 use super::once::Kept;
-use super::outage::Made;
+use super::promise::{self, Made};
 use super::reserve::ReserveJob;
 use super::{Gate, GateError, Reply, Reserved, Told, lines};
 use crate::decision::{Decision, Request, new_id};
@@ -126,7 +126,7 @@ impl Gate {
         };
         let told = self.ask_or_keep(&entry, ask).await?;
         // Another host has promised it: it will be in the books when that one has brought it there.
-        let may_wait = matches!(told, Told::Done(None)) && entry::may_be_promised(id, self.world.clock.now());
+        let may_wait = matches!(told, Told::Done(None)) && promise::may_be_promised(id, self.world.clock.now());
         if may_wait && self.world.keep_waiting(&entry).await? {
             return Ok(Told::Kept { duplicate: false });
         }
@@ -216,7 +216,7 @@ impl Gate {
 /// The request under the id that its lines and its answer have. Where the store is asked, it may know the reservation;
 /// where not, the id says that it does not.
 fn named(request: Request, is_down: bool) -> Arc<Request> {
-    let id = if is_down { entry::promised_id(request.id) } else { request.id };
+    let id = if is_down { promise::promised_id(request.id) } else { request.id };
     let request = Arc::new(Request { id, ..request });
     lines::asked(&request);
     request

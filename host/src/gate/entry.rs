@@ -2,11 +2,10 @@
 
 use std::path::Path;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::decision::made_at;
 use crate::money::Money;
 use crate::quota::{ResourceType, TenantId, UserId};
 use crate::spool;
@@ -15,23 +14,6 @@ use crate::store::replay::Promised;
 use crate::store::reservations::{End, Ending};
 
 const LARGEST_BATCH: usize = 128;
-/// A reservation lives a day at most; what ends it waits a little longer for the host that has promised it.
-pub(super) const PATIENCE: TimeDelta = TimeDelta::hours(25);
-/// How far the clock of the host that has promised it may be ahead of this one's.
-const SKEW: TimeDelta = TimeDelta::minutes(1);
-
-/// The id of a reservation that is only promised: told apart, so that another host knows that it may not be in the books.
-pub(super) fn promised_id(id: Uuid) -> Uuid {
-    uuid::Builder::from_custom_bytes(id.into_bytes()).into_uuid()
-}
-
-/// Whether another host may have promised it, and not brought it into the books yet. The id says when it was made: what is
-/// older than anybody's patience, or of a time that is still to come, is nobody's.
-pub(super) fn may_be_promised(id: Uuid, now: DateTime<Utc>) -> bool {
-    let is_recent = |at| now - PATIENCE <= at && at <= now + SKEW;
-    id.get_version_num() == 8 && made_at(id).is_some_and(is_recent)
-}
-
 /// One record of the spool. Its form is read by later versions: fields may come, none may go.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]

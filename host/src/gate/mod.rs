@@ -16,6 +16,7 @@ mod breaker;
 mod check;
 mod entrance;
 mod entry;
+mod error;
 mod facts;
 mod guests;
 mod known;
@@ -26,6 +27,7 @@ mod once;
 mod outage;
 mod plan;
 mod pools;
+mod promise;
 pub mod recall;
 mod recorder;
 mod refusal;
@@ -40,12 +42,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use tokio::sync::{Mutex, oneshot};
-use uuid::Uuid;
 
 use self::asking::Asking;
 use self::breaker::Breaker;
 use self::check::CheckJob;
-use self::lane::{Lane, Overloaded};
+use self::lane::Lane;
 use self::money::MoneyJob;
 use self::pools::Pools;
 use self::recorder::Recorder;
@@ -54,14 +55,15 @@ use self::shadow::Shadow;
 use self::slow::Slow;
 use self::threads::Threads;
 use crate::clock::Clock;
-use crate::decision::{Decision, PolicyRef};
-use crate::policy::{Folder, Generation, PolicyError};
+use crate::decision::Decision;
+use crate::policy::{Folder, Generation};
 use crate::quota::{ResourceType, TenantId};
 use crate::store::{Store, StoreError};
 
 pub use self::entry::waiting_since;
-pub use self::once::Promise;
+pub use self::error::GateError;
 pub use self::outage::{Outages, StoreFailure};
+pub use self::promise::Promise;
 pub use self::reserve::Reserved;
 
 /// Lanes of each kind: two keep the database busy, more only wait for each other.
@@ -82,57 +84,6 @@ impl Enforcement {
     /// Whether this type is.
     pub fn of(self, resource_type: &ResourceType) -> bool {
         if resource_type.as_str() == ResourceType::E2B { self.e2b } else { self.others }
-    }
-}
-
-/// Why there is no decision.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum GateError {
-    /// The queue is full.
-    #[error("more requests than the gate can answer in time")]
-    Overloaded,
-    /// The store did not do what it was asked.
-    #[error(transparent)]
-    Store(Arc<StoreError>),
-    /// The reservation has ended, as far as this host knows while the store cannot be reached; and how.
-    #[error("the reservation is {0}")]
-    Ended(&'static str),
-    /// The reservation may be one that another host has promised, and too many wait for such already.
-    #[error("it is in no book yet, and too many wait already for what other gates have promised; try again")]
-    TooManyWait,
-    /// The store cannot be reached, and the mode refuses.
-    #[error("the store cannot be reached")]
-    Down,
-    /// The store cannot be reached, and there is no more room for what must not be lost.
-    #[error("the store cannot be reached, and the spool is full")]
-    SpoolFull,
-    /// The store cannot be reached, and the spool cannot be written.
-    #[error("the store cannot be reached, and the spool cannot be written: {0}")]
-    Spool(String),
-    /// The policy failed, and `on_error` denies.
-    #[error("policy {}: {error}", policy.name)]
-    Policy {
-        /// Which one.
-        policy: PolicyRef,
-        /// Its kind and what was wrong.
-        error: PolicyError,
-        /// Found in the decision log.
-        decision_id: Uuid,
-    },
-}
-
-impl From<Overloaded> for GateError {
-    fn from(_: Overloaded) -> Self {
-        Self::Overloaded
-    }
-}
-
-impl GateError {
-    fn outage(&self) -> Option<&StoreError> {
-        match self {
-            Self::Store(error) if error.is_outage() => Some(error),
-            _ => None,
-        }
     }
 }
 

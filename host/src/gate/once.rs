@@ -9,12 +9,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::entry::Entry;
 use super::outage::Current;
+use super::promise::Promise;
 use super::{GateError, World};
 use crate::money::Money;
 use crate::origin;
@@ -47,17 +47,6 @@ struct First {
 
 /// Whether it was kept, once that is known.
 type Outcome = watch::Receiver<Option<Result<bool, GateError>>>;
-
-/// A reservation that was made without a decision, as its caller is told.
-#[derive(Clone, Debug)]
-pub struct Promise {
-    /// Its id.
-    pub id: Uuid,
-    /// What is held.
-    pub held: Money,
-    /// When the host gives it back.
-    pub expires_at: DateTime<Utc>,
-}
 
 /// What was kept in the outage that lasts, or is about to be. No more than the spool has room for.
 #[derive(Debug, Default)]

@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use chrono::{DateTime, Utc};
 
 use super::entry::Entry;
-use super::once::{Heard, Kept, Promise};
+use super::once::{Heard, Kept};
+use super::promise::Made;
 use super::{GateError, World};
 use crate::decision::{Decision, Request};
 use crate::money::Money;
@@ -157,31 +158,6 @@ impl World {
                 tracing::error!(reason = %error, "Spool not written");
                 Err(GateError::Spool(error.to_string()))
             }
-        }
-    }
-}
-
-/// A reservation without a decision.
-pub(super) enum Made {
-    /// Just now.
-    Now,
-    /// Before, under the same request id.
-    Before(Promise),
-}
-
-impl Promised {
-    /// What `request` is promised.
-    pub(super) fn of(request: &Request, body: &str, expires_at: DateTime<Utc>) -> Self {
-        Self {
-            id: request.id,
-            tenant: request.tenant.clone(),
-            user: request.user.clone(),
-            resource_type: request.resource_type.clone(),
-            request_id: request.request_id.clone(),
-            body: body.to_owned(),
-            estimate: request.estimate,
-            created_at: request.at,
-            expires_at,
         }
     }
 }

@@ -6,8 +6,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::entry::{Entry, PATIENCE, Step};
+use super::entry::{Entry, Step};
 use super::outage::Current;
+use super::promise::PATIENCE;
 use super::{GateError, World};
 use crate::money::Money;
 use crate::spool::Mark;

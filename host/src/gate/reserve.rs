@@ -14,8 +14,8 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::known::Known;
-use super::once::Promise;
 use super::plan::plan;
+use super::promise::Promise;
 use super::refusal::{answer_repeated, refuse};
 use super::{GateError, Reply, World};
 use crate::decision::{Decision, Request};

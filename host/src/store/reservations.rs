@@ -1,37 +1,17 @@
-//! Reservations: what ends them (settle, release, expire), and how they stand.
+//! Reservations: how they stand, and for how long.
+
+mod ending;
 
 use chrono::{DateTime, Utc};
 use sqlx::Row as _;
-use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
-use super::ledger::{Posted, insert_alerts, post, posted, stands_columns, stood};
-use super::subjects::{its_tenant, quotas_that_apply};
 use super::{Link, Store, StoreError, column};
 use crate::money::Money;
 use crate::quota::TenantId;
 
-/// What ends a reservation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// The operation is over and cost this much.
-    Settle(Money),
-    /// The operation did not take place.
-    Release,
-    /// Its time is over.
-    Expire,
-}
-
-/// One reservation to end.
-#[derive(Clone, Debug)]
-pub struct Ending {
-    /// Which one.
-    pub id: Uuid,
-    /// Whose.
-    pub tenant: TenantId,
-    /// How.
-    pub end: End,
-}
+pub use self::ending::{End, Ended, Ending};
 
 /// A reservation as its row stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,94 +55,9 @@ macro_rules! reservation_columns {
          r.created_at, r.expires_at"
     };
 }
+use reservation_columns;
 /// How many columns that is.
 const RESERVATION_COLUMNS: usize = 15;
-
-/// What an ending came to.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Ended {
-    /// The reservation before it.
-    pub before: Reservation,
-    /// It changed something now; otherwise the reservation had ended before.
-    pub now: bool,
-    /// It came after release or expiry, or after the time of expiry.
-    pub late: bool,
-    /// The quotas that hold it, or held it, as they stand now.
-    pub quotas: Vec<Posted>,
-}
-
-const END: &str = concat!(
-    "WITH op AS MATERIALIZED (
-         SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[]) AS op (id, tenant_id, kind, nanos)
-     ), s AS MATERIALIZED (
-         -- A look for each: planned while the table was empty, a join would read all of it ever after.
-         SELECT op.kind, r.*
-         FROM op CROSS JOIN LATERAL (
-             SELECT r.id, r.tenant_id, r.user_id, r.resource_type, r.quota_ids, r.window_starts
-             FROM copilot_internal.reservations r WHERE r.id = op.id AND r.tenant_id = op.tenant_id LIMIT 1
-         ) AS r
-     ), hold AS MATERIALIZED (
-         SELECT s.id AS reservation, h.quota, h.window_start
-         FROM s, unnest(s.quota_ids, s.window_starts) AS h (quota, window_start)
-     ), newcomer AS MATERIALIZED (
-         SELECT s.id AS reservation, q.id AS quota
-         FROM s ",
-    its_tenant!(),
-    " CROSS JOIN LATERAL (",
-    quotas_that_apply!(),
-    ") AS q
-         WHERE s.kind = 'settle' AND q.id <> ALL (s.quota_ids)
-     ), touched AS MATERIALIZED (
-         SELECT reservation, quota FROM hold UNION ALL SELECT reservation, quota FROM newcomer
-     ), locked AS MATERIALIZED (
-         SELECT * FROM copilot_internal.cost_quotas q
-         WHERE q.id = ANY (ARRAY(SELECT quota FROM touched))
-         ORDER BY q.id FOR UPDATE
-     ), prior AS MATERIALIZED (
-         SELECT r.* FROM copilot_internal.reservations r
-         -- Counting makes the quotas' locks come first.
-         WHERE r.id = ANY (ARRAY(SELECT id FROM s)) AND (SELECT count(*) FROM locked) >= 0
-         ORDER BY r.id FOR UPDATE
-     ), effective AS MATERIALIZED (
-         SELECT op.kind, op.nanos * 0.000000001 AS actual, prior.id, prior.state, prior.held_usd,
-                prior.state <> 'held' OR prior.expires_at <= $5 AS late
-         FROM op JOIN prior USING (id)
-         WHERE CASE op.kind
-             WHEN 'settle' THEN prior.state <> 'settled'
-             WHEN 'release' THEN prior.state = 'held' AND prior.expires_at > $5
-             ELSE prior.state = 'held' AND prior.expires_at <= $5
-         END
-     ), ended AS (
-         UPDATE copilot_internal.reservations r
-         SET state = CASE e.kind WHEN 'settle' THEN 'settled' WHEN 'release' THEN 'released' ELSE 'expired' END,
-             actual_usd = CASE e.kind WHEN 'settle' THEN e.actual END,
-             late = e.kind = 'settle' AND e.late,
-             ended_at = coalesce(r.ended_at, $5),
-             settled_at = CASE e.kind WHEN 'settle' THEN $5 END
-         FROM effective e WHERE r.id = e.id
-     ), ",
-    stood!("$5"),
-    ", charge AS MATERIALIZED (
-         SELECT id, window_start, sum(usd) AS usd, sum(freed) AS freed, 0::bigint AS operations
-         FROM (
-             SELECT stood.id, least(hold.window_start, stood.window_start) AS window_start,
-                    coalesce(e.actual, 0) AS usd, CASE e.state WHEN 'held' THEN e.held_usd ELSE 0 END AS freed
-             FROM effective e JOIN hold ON hold.reservation = e.id JOIN stood ON stood.id = hold.quota
-             UNION ALL
-             SELECT stood.id, stood.window_start, e.actual, 0
-             FROM effective e JOIN newcomer ON newcomer.reservation = e.id JOIN stood ON stood.id = newcomer.quota
-         ) AS each
-         GROUP BY 1, 2
-     ), ",
-    post!("$5"),
-    " SELECT e.id IS NOT NULL, coalesce(e.late, false), ",
-    reservation_columns!(),
-    ", ",
-    stands_columns!(),
-    " FROM prior AS r LEFT JOIN effective e ON e.id = r.id
-      LEFT JOIN touched ON touched.reservation = r.id
-      LEFT JOIN stands ON stands.id = touched.quota",
-);
 
 fn reservation(row: &PgRow, first: usize) -> Result<Reservation, sqlx::Error> {
     Ok(Reservation {
@@ -184,65 +79,12 @@ fn reservation(row: &PgRow, first: usize) -> Result<Reservation, sqlx::Error> {
     })
 }
 
-async fn end(connection: &mut PgConnection, endings: &[Ending], now: DateTime<Utc>) -> Result<Vec<Ended>, StoreError> {
-    let rows = sqlx::query(END)
-        .bind(column(endings, |ending| ending.id))
-        .bind(column(endings, |ending| ending.tenant.as_str()))
-        .bind(
-            endings
-                .iter()
-                .map(|ending| match ending.end {
-                    End::Settle(_) => "settle",
-                    End::Release => "release",
-                    End::Expire => "expire",
-                })
-                .collect::<Vec<_>>(),
-        )
-        .bind(
-            endings
-                .iter()
-                .map(|ending| match ending.end {
-                    End::Settle(actual) => Some(actual.nanos()),
-                    End::Release | End::Expire => None,
-                })
-                .collect::<Vec<_>>(),
-        )
-        .bind(now)
-        .fetch_all(connection)
-        .await?;
-    let mut ended: Vec<Ended> = Vec::with_capacity(endings.len());
-    let mut places = std::collections::HashMap::new();
-    for row in &rows {
-        let before = reservation(row, 2)?;
-        let place = *places.entry(before.id).or_insert(ended.len());
-        if place == ended.len() {
-            ended.push(Ended { before, now: row.try_get(0)?, late: row.try_get(1)?, quotas: Vec::new() });
-        }
-        ended[place].quotas.extend(posted(row, 2 + RESERVATION_COLUMNS)?);
-    }
-    for each in &mut ended {
-        each.quotas.sort_by(|a, b| a.row.key.cmp(&b.row.key));
-    }
-    Ok(ended)
-}
-
 fn expiring(row: &PgRow) -> Result<Ending, StoreError> {
     let tenant = TenantId::parse(row.try_get(1)?).map_err(|fault| sqlx::Error::Decode(fault.into()))?;
     Ok(Ending { id: row.try_get(0)?, tenant, end: End::Expire })
 }
 
 impl Link {
-    /// Ends reservations, each at most once, in one transaction; answers in no order. An ending whose reservation is
-    /// not there has no answer. No reservation may be named twice in one call.
-    ///
-    /// # Errors
-    /// The database does not answer, or a constraint does not hold; then nothing was changed.
-    pub async fn end(&mut self, endings: &[Ending], now: DateTime<Utc>) -> Result<Vec<Ended>, StoreError> {
-        let mut connection = self.take().await?;
-        let ended = self.guard(end(&mut connection, endings, now)).await;
-        self.give_back(connection, ended)
-    }
-
     /// Prolongs a reservation that is held; it never lives longer than 24 hours. `None` where it is not held.
     ///
     /// # Errors
