@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -72,8 +72,13 @@ pub struct Running {
 
 impl Running {
     pub fn start(arguments: &[&str]) -> Self {
+        Self::start_in(&[], arguments)
+    }
+
+    /// In this environment.
+    pub fn start_in(environment: &[(&str, &str)], arguments: &[&str]) -> Self {
         let home = Scratch::new();
-        let mut child = command::<&str>(&home, arguments, &[]).stdout(Stdio::piped()).spawn().expect("the binary");
+        let mut child = command(&home, arguments, environment).stdout(Stdio::piped()).spawn().expect("the binary");
         let stdout = BufReader::new(child.stdout.take().expect("its stdout"));
         let (tell, lines) = mpsc::channel();
         std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| tell.send(line)));
@@ -90,6 +95,20 @@ impl Running {
             if line.contains(end) {
                 return text;
             }
+        }
+    }
+
+    /// Ctrl-C, and the end: its status.
+    pub fn interrupt(mut self) -> Option<i32> {
+        let id = i32::try_from(self.child.id()).expect("a process id");
+        kill(Pid::from_raw(id), Signal::SIGINT).expect("a running command");
+        let since = Instant::now();
+        loop {
+            match self.child.try_wait().expect("its state") {
+                Some(status) => return status.code(),
+                None => assert!(since.elapsed() < PATIENCE, "it does not end"),
+            }
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 }

@@ -65,7 +65,7 @@ async fn run(config: Config, is_dev: bool) -> Result<(), Failure> {
     let clock = Clock::System;
     let log = telemetry::to_stdout(&config.log_level, clock.clone());
     let _written_at_the_end = log.map_err(|fault| config.fault("log_level", fault))?;
-    // From here on: whoever stops us while we start is heard once the store is up, and it is stopped too.
+    // From here on: whoever stops us stops the embedded store, too.
     let shutdown = shutdown()?;
     let external = external(&config)?;
     let embedded = if external.is_none() { Some(start_embedded(&config).await?) } else { None };
@@ -102,7 +102,13 @@ async fn run_on(
         store.migrate().await?;
         store.clock_difference(clock.now()).await
     };
-    match reach.await {
+    // It may wait for another host's migration.
+    let mut shutdown = Box::pin(shutdown);
+    let reached = tokio::select! {
+        reached = Box::pin(reach) => reached,
+        () = &mut shutdown => return Ok(()),
+    };
+    match reached {
         Ok(ahead) if ahead.abs() > TimeDelta::seconds(1) => {
             let ahead = ahead.num_milliseconds();
             tracing::warn!(

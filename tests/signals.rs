@@ -1,4 +1,4 @@
-//! SIGHUP: the policy folder is read at once, also where nothing that happens there is seen.
+//! SIGHUP reads the policy folder at once, also where nothing that happens there is seen; Ctrl-C ends a gate at any time.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
+use sqlx::ConnectOptions as _;
+use sqlx::migrate::Migrate as _;
 
-use crate::harness::{Binary, Database, Scratch, guests, until};
+use crate::harness::{Binary, Database, Running, Scratch, guests, until};
 
 /// The folder is looked at anyway when so much time has passed.
 const EVERY: Duration = Duration::from_secs(30);
@@ -43,4 +45,18 @@ async fn a_hangup_brings_in_a_policy_whose_change_nobody_saw() {
     let log = finished.log;
     let live = log.iter().filter(|line| line.contains(r#""message":"Policy live""#) && line.contains(r#""odd""#));
     assert_eq!(live.count(), 2, "{log:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gate_that_waits_for_another_hosts_migration_ends_when_it_is_told_to() {
+    let database = Database::migrated().await;
+    let mut other = database.options().connect().await.expect("a connection");
+    other.lock().await.expect("the lock of migrations");
+    let policies = guests::SHIPPED.to_str().expect("a text");
+    let arguments = ["serve", "--listen", "127.0.0.1:0", "--policies", policies];
+    let gate = Running::start_in(&[("DATABASE_URL", &database.url())], &arguments);
+    let waiting = "SELECT count(*) > 0 FROM pg_stat_activity
+                   WHERE datname = current_database() AND wait_event = 'advisory'";
+    until("it waits for the migration", || async { database.value(waiting).await == "t" }).await;
+    assert_eq!(gate.interrupt(), Some(0));
 }
