@@ -221,6 +221,28 @@ async fn a_raised_limit_resolves_the_incident_and_a_new_crossing_opens_it_again(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_incident_lasts_as_long_as_the_limit_that_holds_is_passed() {
+    let receiver = Receiver::start().await;
+    let host = host(pagerduty(&receiver)).await;
+    let overridden = |usd: &'static str| {
+        let body = json!({ "limitUsd": usd, "until": "2026-01-04T18:00:00Z", "reason": "a test" });
+        host.post("/v1/quotas/tenant/acme-corp/llm/day/override", body)
+    };
+    overridden("5.00").await.expect_status(200);
+    host.cost(llm_cost("c-1", "4.00")).await;
+    states(&host, "pagerduty trigger sent 1").await;
+    // Another one, which is resolved: then the host has looked at the first one, too, and left it.
+    host.database.quota("tenant globex llm day", "10.00", "0").await;
+    let cost = json!({ "tenantId": "globex", "resourceType": "llm", "costId": "c", "actualCostUsd": "8.00" });
+    host.cost(cost).await;
+    states(&host, "pagerduty trigger sent 1, pagerduty trigger sent 1").await;
+    host.put("/v1/quotas/tenant/globex/llm/day", json!({ "limitUsd": 20 })).await.expect_status(200);
+    states(&host, "pagerduty resolve sent 1, pagerduty trigger sent 1").await;
+    overridden("6.00").await.expect_status(200);
+    states(&host, "pagerduty resolve sent 1, pagerduty resolve sent 1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_resolution_that_waits_is_not_sent_when_the_incident_has_begun_again() {
     let receiver = Receiver::start().await;
     let host = host(pagerduty(&receiver)).await;

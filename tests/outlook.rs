@@ -31,6 +31,10 @@ async fn a_quota_that_ends_before_its_window_at_this_rate_is_told_once() {
         host.cost(cost).await;
     }
     host.database.quota("tenant ever llm lifetime", "10.00", "6.00").await;
+    // What counts is the limit that holds now: this one's lasts for the whole day.
+    host.database.quota("tenant launching llm day", "10.00", "6.00").await;
+    let override_of = json!({ "limitUsd": 50, "until": "2026-01-04T18:00:00Z", "reason": "launch day" });
+    host.post("/v1/quotas/tenant/launching/llm/day/override", override_of).await.expect_status(200);
     host.database.run("DELETE FROM copilot_internal.alerts").await;
     let extras = Extras { predicted: true, ..Extras::default() };
     let first = beside(&host, slack(&receiver), extras).await;

@@ -24,16 +24,19 @@ pub struct Claimed {
     pub is_over: bool,
 }
 
-/// Whether an alert `a` is over, as its quota `q` (null where it is gone) stands: its window has ended, or the limit was
-/// raised.
+/// Whether an alert `a` is over, as its quota `q` (null where it is gone) stands: its window has ended, or the limit that
+/// holds now was raised.
 macro_rules! is_over {
     ($now:literal) => {
         concat!(
-            "(q.id IS NULL OR copilot_internal.window_start(a.period, ",
+            "(SELECT q.id IS NULL OR copilot_internal.window_start(a.period, ",
             $now,
             ") > a.window_start
-              OR CASE a.kind WHEN 'predicted' THEN q.limit_usd > a.limit_usd
-                             ELSE q.current_spend_usd * 100 < q.limit_usd * a.threshold END)"
+                  OR CASE a.kind WHEN 'predicted' THEN limit_now > a.limit_usd
+                                 ELSE q.current_spend_usd * 100 < limit_now * a.threshold END
+              FROM copilot_internal.limit_at(q.limit_usd, q.override_limit_usd, q.override_until, ",
+            $now,
+            ") AS limit_now)"
         )
     };
 }

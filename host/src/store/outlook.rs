@@ -46,7 +46,7 @@ fn parts(period: Period) -> &'static [&'static str] {
 }
 
 impl Store {
-    /// Writes an alert for each quota that, at the rate of its window so far, ends before it: once a tenth of the window is
+    /// Writes an alert for each quota whose limit, as it holds now, ends before its window at the rate so far: once a tenth of the window is
     /// over, and once for each quota, window and limit. Tells how many are new.
     ///
     /// # Errors
@@ -55,15 +55,16 @@ impl Store {
         let predicted = sqlx::query(
             "INSERT INTO copilot_internal.alerts
                  (quota_id, scope, scope_id, resource_type, period, window_start, kind, threshold, limit_usd, spend_usd, created_at)
-             SELECT q.id, q.scope, q.scope_id, q.resource_type, q.period, window_start, 'predicted', 100, q.limit_usd,
+             SELECT q.id, q.scope, q.scope_id, q.resource_type, q.period, window_start, 'predicted', 100, limit_now,
                     q.current_spend_usd, $1
              FROM copilot_internal.cost_quotas q,
                   LATERAL (SELECT copilot_internal.window_start(q.period, $1) AS window_start) AS w,
+                  copilot_internal.limit_at(q.limit_usd, q.override_limit_usd, q.override_until, $1) AS limit_now,
                   LATERAL (SELECT extract(epoch FROM $1 - window_start) AS over,
                                   extract(epoch FROM window_start + ('1 ' || q.period)::interval - window_start) AS whole) AS t
              WHERE q.period <> 'lifetime' AND coalesce(q.period_start, $1) >= window_start
-               AND q.current_spend_usd > 0 AND q.current_spend_usd < q.limit_usd
-               AND over * 10 >= whole AND q.current_spend_usd * whole > q.limit_usd * over
+               AND q.current_spend_usd > 0 AND q.current_spend_usd < limit_now
+               AND over * 10 >= whole AND q.current_spend_usd * whole > limit_now * over
              ORDER BY q.id
              ON CONFLICT ON CONSTRAINT alerts_once_per_crossing DO NOTHING",
         )
