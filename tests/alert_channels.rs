@@ -65,6 +65,28 @@ async fn a_crossing_becomes_mail_over_tls_with_a_login_after_the_server_was_busy
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_recipient_that_is_refused_keeps_alerts_from_nobody_else() {
+    let (server, database) = (MailServer::start().await, Database::migrated().await);
+    server.knows_nobody_at("owner@");
+    let (port, certificate, url) = (server.port(), server.certificate(), database.url());
+    let environment = [mail(&port, &certificate, CANARY), vec![("DATABASE_URL", url.as_str())]].concat();
+    let policies = guests::SHIPPED.to_str().expect("a text");
+    let gate = Binary::start(&["serve", "--listen", "127.0.0.1:0", "--policies", policies], &environment);
+    database.quota("tenant acme-corp llm day", "10.00", "0").await;
+    gate.send("POST", "/v1/costs", llm_cost("c-1", "8")).await.expect_status(200);
+    let state = "SELECT max(state || ' ' || attempts) FROM copilot_internal.alert_deliveries";
+    until("it is sent", || async { database.value(state).await == "sent 1" }).await;
+    assert_eq!(server.messages().len(), 1);
+    let log = gate.interrupt().log;
+    let told: Vec<_> = log.iter().filter(|line| line.contains("Alert mail refused for one recipient")).collect();
+    assert!(told.len() == 1 && told[0].contains(r#""recipient":"owner@example.com""#), "{told:?}");
+    // Where nobody is known, it was not sent.
+    server.knows_nobody_at("@example.com");
+    let tried = tollgate(&["alert", "test", "email"], &environment);
+    assert!(said(&tried).contains("the mail server answered 550: it does not accept this sender or recipient"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_name_in_slack_is_no_markup_calls_nobody_and_can_be_copied() {
     let receiver = Receiver::start().await;
     let host = Setup { alerts: crate::alerts::slack(&receiver), ..Setup::default() }.start().await;
@@ -121,7 +143,8 @@ async fn a_channel_can_be_tried_and_says_what_is_wrong() {
     assert_eq!(actions, [Value::Null, json!("trigger"), json!("resolve")]);
     assert!(server.messages()[0].contains("Subject: A test message from Tollgate"), "{:?}", server.messages());
     receiver.then(&[Behaviour::Answer(404, "", CANARY)]);
-    server.then(&["550 no"]);
+    // To both recipients at once, and to each.
+    server.then(&["550 no", "550 no", "550 no"]);
     for (channel, fragment) in [
         ("slack", "error: slack: answered 404: the address or key is not valid there\nhint: "),
         ("email", "error: email: the mail server answered 550: it does not accept this sender or recipient\nhint: "),

@@ -20,6 +20,8 @@ struct Seen {
     /// Every line but those of messages, and what protected it.
     commands: Vec<String>,
     moods: VecDeque<&'static str>,
+    /// Whose mail is not taken.
+    unknown: Option<&'static str>,
 }
 
 /// Takes mail; a mood is what it answers to the next `MAIL`, and `""` that it says nothing more.
@@ -71,6 +73,11 @@ impl MailServer {
         self.seen.lock().expect("no panic").moods.extend(moods);
     }
 
+    /// Whoever has this in his address is refused.
+    pub fn knows_nobody_at(&self, address: &'static str) {
+        self.seen.lock().expect("no panic").unknown = Some(address);
+    }
+
     pub fn messages(&self) -> Vec<String> {
         self.seen.lock().expect("no panic").messages.clone()
     }
@@ -108,6 +115,9 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(stream: S, seen: &Mutex<See
                 Some(mood) => format!("{mood} {line}"),
                 None => "250 fine".to_owned(),
             },
+            "RCPT" if seen.lock().expect("no panic").unknown.is_some_and(|unknown| line.contains(unknown)) => {
+                "550 nobody here".to_owned()
+            }
             "DATA" => {
                 stream.write_all(b"354 go on\r\n").await.ok()?;
                 let mut message = String::new();

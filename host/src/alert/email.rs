@@ -4,8 +4,10 @@ use std::fmt::Write as _;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
+use lettre::address::Envelope;
 pub use lettre::message::Mailbox;
 use lettre::message::MultiPart;
+use lettre::transport::smtp::Error;
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{CertificateStore, Tls, TlsParameters};
 use lettre::{AsyncSmtpTransport, AsyncTransport as _, Message, Tokio1Executor};
@@ -107,12 +109,38 @@ impl Email {
     pub(super) async fn tell(&self, notice: &Notice) -> Result<(), SendError> {
         let message =
             self.message(notice).map_err(|error| SendError::new(format!("no mail can be made of it: {error}")))?;
-        let sent = tokio::time::timeout(self.timeout, self.transport.send(message)).await;
+        let sent = tokio::time::timeout(self.timeout, self.send(&message)).await;
         match sent {
             Err(_) => Err(SendError::new(format!("no answer within {:?}", self.timeout))),
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(SendError::new(reason(&error))),
         }
+    }
+
+    /// To all of them at once; where one is refused for good, to each by itself, so that the others hear of it.
+    async fn send(&self, message: &Message) -> Result<(), Error> {
+        let (envelope, mail) = (message.envelope(), message.formatted());
+        match self.transport.send_raw(envelope, &mail).await {
+            Err(error) if error.is_permanent() && envelope.to().len() > 1 => {}
+            sent => return sent.map(drop),
+        }
+        let mut refusals = Vec::new();
+        for to in envelope.to() {
+            let Ok(alone) = Envelope::new(envelope.from().cloned(), vec![to.clone()]) else { continue };
+            match self.transport.send_raw(&alone, &mail).await {
+                Err(error) if error.is_permanent() => refusals.push((to, error)),
+                sent => drop(sent?),
+            }
+        }
+        if refusals.len() == envelope.to().len()
+            && let Some((_, error)) = refusals.pop()
+        {
+            return Err(error);
+        }
+        for (to, error) in refusals {
+            tracing::warn!(recipient = %to, reason = reason(&error), "Alert mail refused for one recipient");
+        }
+        Ok(())
     }
 
     fn message(&self, notice: &Notice) -> Result<Message, lettre::error::Error> {
@@ -131,7 +159,7 @@ impl Email {
 }
 
 /// What went wrong, without the server's words: they could repeat what they were sent.
-fn reason(error: &lettre::transport::smtp::Error) -> String {
+fn reason(error: &Error) -> String {
     if let Some(code) = error.status() {
         let meaning = match code.to_string().as_str() {
             "530" | "534" | "535" | "538" => ": it does not accept this login",
