@@ -274,3 +274,23 @@ async fn a_tenant_that_only_the_log_knows_is_listed_for_a_week_of_it() {
     decided(&host, "acme-corp").await;
     assert!(!is_listed("passing-by") && is_listed("acme-corp"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_whose_clock_is_far_ahead_drops_no_day() {
+    let host = Host::start().await;
+    host.database
+        .run(
+            "SELECT copilot_internal.make_day_of_decisions(current_date - age) FROM unnest(ARRAY[1, 40]) AS age;
+             INSERT INTO copilot_internal.decisions
+                 (id, decided_at, tenant_id, resource_type, estimate_usd, outcome, policy_name, policy_digest, facts)
+             SELECT gen_random_uuid(), now() - age * interval '1 day', 'acme-corp', 'llm', 0.05, 'allowed', 'standard',
+                    'sha256:x', '{}'
+             FROM unnest(ARRAY[1, 40]) AS age",
+        )
+        .await;
+    host.at("2100-01-01T00:00:00Z");
+    // What is too old by the database's clock goes: then the host has looked.
+    let ages =
+        "SELECT coalesce(string_agg(current_date - decided_at::date || '', ' '), '') FROM copilot_internal.decisions";
+    until("the older one is gone", || async { host.database.value(ages).await == "1" }).await;
+}

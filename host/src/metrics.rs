@@ -155,6 +155,15 @@ pub fn alert(channel: &str, result: &str) {
     ALERTS.with(&format!("{channel} {result}"), zero, add_one);
 }
 
+/// These channels are used: what becomes of the first alert of each is to be seen as a change.
+pub fn alerts_to(channels: impl Iterator<Item = &'static str>) {
+    for channel in channels {
+        for result in ["sent", "failed", "gave_up"] {
+            ALERTS.with(&format!("{channel} {result}"), zero, |_| {});
+        }
+    }
+}
+
 /// What only the store knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StoreGauges {

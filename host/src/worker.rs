@@ -54,6 +54,11 @@ pub async fn run(
             tracing::warn!(reason = causes::chain(&error), "Overrides that are over not taken away");
         }
         if tick % TICKS_TO_ROLL_OVER == 0
+            && let Err(error) = alerts::give_up(&store, &clock).await
+        {
+            tracing::warn!(reason = causes::chain(&error), "Alerts that are no news any more not given up");
+        }
+        if tick % TICKS_TO_ROLL_OVER == 0
             && let Err(error) = roll_over(&store, &clock).await
         {
             tracing::warn!(reason = causes::chain(&error), "Windows not rolled over");

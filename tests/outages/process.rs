@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnectOptions;
 
-use crate::harness::{Binary, Database, Scratch, Switch, Wire, guests, llm, llm_cost, tollgate, until};
+use crate::harness::{Binary, Database, Receiver, Scratch, Switch, Wire, guests, llm, llm_cost, tollgate, until};
 
 /// A store that can be switched off, and the data directory of the gates that are started with it.
 pub struct Apart {
@@ -122,6 +122,29 @@ async fn a_host_stops_and_starts_while_its_store_is_silent_and_loses_nothing() {
     let books = "SELECT sum(actual_usd)::numeric(20,2)::text FROM copilot_internal.cost_records";
     assert_eq!(apart.database.value(books).await, "5.00");
     assert_eq!(gate.interrupt().code, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_sends_alerts_does_not_wait_for_a_silent_store_either() {
+    let (apart, receiver) = (Apart::on().await, Receiver::start().await);
+    let environment = [
+        ("COST_ALERT_CHANNELS", "slack"),
+        ("COST_ALERT_SLACK_WEBHOOK_URL", &receiver.url()),
+        ("TOLLGATE_ALERT_ALLOWED_HOSTS", "127.0.0.1, events.pagerduty.com"),
+        ("TOLLGATE_ALERT_ALLOW_PRIVATE_ADDRESSES", "true"),
+    ];
+    let gate = apart.serve_in(&environment, &[]);
+    let metrics = || async { gate.send("GET", "/metrics", json!(null)).await.text };
+    // At 0 from the start: the first that is lost is a change that a rule sees.
+    let lost = "tollgate_alerts_total{channel=\"slack\",result=\"gave_up\"} 0\n";
+    until("the sender runs", || async { metrics().await.contains(lost) }).await;
+    // It asks once a second, and this is known after one.
+    apart.switch.now(Wire::IsSilent);
+    gate.send("POST", "/v1/costs", llm_cost("kept", "3")).await.expect_status(200);
+    let finished = gate.interrupt();
+    assert_eq!(finished.code, Some(0));
+    let is_cut = |line: &&String| line.contains("The last decisions are not in the decision log");
+    assert_eq!(finished.log.iter().find(is_cut), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

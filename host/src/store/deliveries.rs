@@ -22,6 +22,8 @@ pub struct Claimed {
     pub quota_since: Option<DateTime<Utc>>,
     /// The incident is over as the quota stands now.
     pub is_over: bool,
+    /// It is not too late to tell of it.
+    pub is_news: bool,
 }
 
 /// Whether an alert `a` is over, as its quota `q` (null where it is gone) stands: its window has ended, or the limit that
@@ -41,6 +43,14 @@ macro_rules! is_over {
     };
 }
 
+/// An alert from before this could not be told in time. By no clock that is ahead of the database's: it would swallow what
+/// other hosts tell.
+macro_rules! oldest_news {
+    ($now:literal) => {
+        concat!("least(", $now, ", now()) - interval '25 hours'")
+    };
+}
+
 impl Store {
     /// Makes a delivery to each of `channels` for up to `most` alerts that have none yet; those from before `not_before`
     /// are stale and go nowhere. Summaries are no incidents: PagerDuty is not told. Tells how many alerts there were.
@@ -55,14 +65,16 @@ impl Store {
     ) -> Result<u64, StoreError> {
         let routed: i64 = sqlx::query_scalar(
             "WITH fresh AS MATERIALIZED (
+                 -- The newest first: nobody waits for what has come long before a channel was used.
                  SELECT id, kind, created_at FROM copilot_internal.alerts WHERE NOT routed
-                 ORDER BY created_at LIMIT $3 FOR UPDATE SKIP LOCKED
+                 ORDER BY created_at DESC LIMIT $3 FOR UPDATE SKIP LOCKED
              ), marked AS (
                  UPDATE copilot_internal.alerts SET routed = true WHERE id = ANY (ARRAY(SELECT id FROM fresh))
              ), made AS (
                  INSERT INTO copilot_internal.alert_deliveries (alert_id, channel, due_at)
                  SELECT fresh.id, channel, fresh.created_at FROM fresh, unnest($1::text[]) AS channel
-                 WHERE fresh.created_at >= $2 AND NOT (fresh.kind = 'summary' AND channel = 'pagerduty')
+                 -- As `oldest_news!`.
+                 WHERE fresh.created_at >= least($2, now() - interval '24 hours') AND NOT (fresh.kind = 'summary' AND channel = 'pagerduty')
                  ON CONFLICT DO NOTHING
              ) SELECT count(*) FROM fresh",
         )
@@ -97,7 +109,9 @@ impl Store {
             alert_columns!(),
             ", claimed.action = 'resolve' AS resolves, claimed.attempts, q.created_at AS quota_since, ",
             is_over!("$2"),
-            " AS is_over
+            " AS is_over, a.created_at >= ",
+            oldest_news!("$2"),
+            " AS is_news
               FROM claimed JOIN copilot_internal.alerts a ON a.id = claimed.alert_id
               LEFT JOIN copilot_internal.cost_quotas q ON q.id = a.quota_id"
         ))
@@ -113,6 +127,7 @@ impl Store {
                 attempt: row.try_get("attempts")?,
                 quota_since: row.try_get("quota_since")?,
                 is_over: row.try_get("is_over")?,
+                is_news: row.try_get("is_news")?,
             })
         });
         Ok(claimed.transpose()?)
@@ -160,6 +175,29 @@ impl Store {
         .execute(&self.pool)
         .await?;
         Ok(())
+    }
+
+    /// Gives up the deliveries, at most `most` of them, whose alert is no news any more, and those of an incident's end that
+    /// have been due for so long; tells their channels.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn give_up_deliveries(&self, now: DateTime<Utc>, most: i64) -> Result<Vec<String>, StoreError> {
+        Ok(sqlx::query_scalar(concat!(
+            "UPDATE copilot_internal.alert_deliveries
+             SET state = 'failed', last_error = coalesce(last_error || '; ', '') || 'given up after a day'
+             WHERE ctid = ANY (ARRAY(
+                 SELECT d.ctid FROM copilot_internal.alert_deliveries d
+                 JOIN copilot_internal.alerts a ON a.id = d.alert_id
+                 WHERE d.state = 'due' AND CASE d.action WHEN 'resolve' THEN d.due_at ELSE a.created_at END < ",
+            oldest_news!("$1"),
+            "    LIMIT $2 FOR UPDATE OF d SKIP LOCKED))
+             RETURNING channel",
+        ))
+        .bind(now)
+        .bind(most)
+        .fetch_all(&self.pool)
+        .await?)
     }
 
     /// An incident that was to be resolved has begun again: it stays open.

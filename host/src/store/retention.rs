@@ -27,6 +27,14 @@ impl Store {
         .await?)
     }
 
+    /// The day by the database's clock.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn today(&self) -> Result<NaiveDate, StoreError> {
+        Ok(sqlx::query_scalar("SELECT current_date").fetch_one(&self.pool).await?)
+    }
+
     /// Makes a day's partition, if it is not there. False: another host is at it.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 //!
 //! 1. Alerts that go nowhere yet get a delivery for each channel that is used; stale ones get none.
 //! 2. Each channel, beside the others, takes the delivery that is due first, for the time of a lease, and sends it.
-//! 3. What was taken is sent for good; what was not is due again later, up to a day or so.
+//! 3. What was taken is sent for good; what was not is due again later, for about a day.
 //! 4. An incident that PagerDuty has is resolved when its window has ended or its limit was raised.
 //!
 //! A host that dies between 2 and 3 has perhaps sent: the lease ends, and another sends it again. At least once.
@@ -30,7 +30,7 @@ const LEASE: TimeDelta = TimeDelta::seconds(60);
 const STALE: TimeDelta = TimeDelta::hours(24);
 const FIRST_PAUSE: TimeDelta = TimeDelta::seconds(5);
 const LONGEST_PAUSE: TimeDelta = TimeDelta::minutes(15);
-/// With these pauses, a little more than a day.
+/// For what ends an incident, which may be much later than its alert: with these pauses, a little more than a day.
 const MOST_ATTEMPTS: i32 = 100;
 const ROWS_AT_ONCE: i64 = 200;
 /// Predictions and summaries read many rows, and are no matter of seconds.
@@ -57,6 +57,7 @@ pub async fn run(store: Store, clock: Clock, alerting: Arc<Alerting>, stopped: w
     if used.is_empty() {
         return;
     }
+    metrics::alerts_to(used.iter().map(|channel| channel.as_str()));
     let mut tasks = tokio::task::JoinSet::new();
     for channel in &used {
         let sender =
@@ -69,6 +70,24 @@ pub async fn run(store: Store, clock: Clock, alerting: Arc<Alerting>, stopped: w
         if let Err(panic) = ended {
             tracing::error!(reason = %panic, "A sender of alerts ended early");
         }
+    }
+}
+
+/// Gives up what could not be told in time, also where no host uses its channel any more: nobody is told old news when it
+/// comes back.
+///
+/// # Errors
+/// The store did not answer.
+pub async fn give_up(store: &Store, clock: &Clock) -> Result<(), StoreError> {
+    loop {
+        let given_up = store.guard(store.give_up_deliveries(clock.now(), ROWS_AT_ONCE)).await?;
+        for channel in &given_up {
+            metrics::alert(channel, "gave_up");
+        }
+        if given_up.is_empty() {
+            return Ok(());
+        }
+        tracing::warn!(deliveries = given_up.len(), "Alerts given up: they could not be sent for a day");
     }
 }
 
@@ -86,17 +105,20 @@ async fn prepare(
             _ = ticks.tick() => {}
             () = is_stopped(&mut stopped) => return,
         }
+        if store.health().is_down() {
+            continue;
+        }
         let now = clock.now();
         if tick % TICKS_TO_LOOK == 0
-            && let Err(error) = look_ahead_and_back(&store, extras, now).await
+            && let Err(error) = store.guard(look_ahead_and_back(&store, extras, now)).await
         {
             tracing::warn!(reason = %error, "Predictions and summaries not made");
         }
-        if let Err(error) = store.route_alerts(&channels, now - STALE, ROWS_AT_ONCE).await {
+        if let Err(error) = store.guard(store.route_alerts(&channels, now - STALE, ROWS_AT_ONCE)).await {
             tracing::warn!(reason = %error, "Alerts not routed");
         }
         if channels.contains(&Channel::PagerDuty.as_str())
-            && let Err(error) = store.close_incidents(now, ROWS_AT_ONCE).await
+            && let Err(error) = store.guard(store.close_incidents(now, ROWS_AT_ONCE)).await
         {
             tracing::warn!(reason = %error, "Incidents that are over not closed");
         }
@@ -155,6 +177,9 @@ impl Sender {
                 _ = ticks.tick() => {}
                 () = is_stopped(&mut stopped) => return,
             }
+            if self.store.health().is_down() {
+                continue;
+            }
             for _ in 0..at_once {
                 if *stopped.borrow() || self.clock.now() < not_before {
                     break;
@@ -173,16 +198,22 @@ impl Sender {
     }
 
     async fn send_next(&self, stopped: &mut watch::Receiver<bool>) -> Result<Attempt, StoreError> {
-        let (now, channel) = (self.clock.now(), self.channel.as_str());
-        let Some(claimed) = self.store.claim_delivery(channel, now, now + LEASE).await? else {
+        let (store, now, channel) = (&self.store, self.clock.now(), self.channel.as_str());
+        let Some(claimed) = store.guard(store.claim_delivery(channel, now, now + LEASE)).await? else {
             return Ok(Attempt::Nothing);
         };
         if claimed.resolves && !claimed.is_over {
-            self.store.keep_open(&claimed, channel).await?;
+            store.guard(store.keep_open(&claimed, channel)).await?;
+            return Ok(Attempt::Done);
+        }
+        if !claimed.resolves && !claimed.is_news {
+            store.guard(store.not_delivered(&claimed, channel, None, "given up after a day")).await?;
+            metrics::alert(channel, "gave_up");
             return Ok(Attempt::Done);
         }
         let Some(notice) = notice(&claimed, self.alerting.enforcement) else {
-            self.store.not_delivered(&claimed, channel, None, "no message can be made of this alert").await?;
+            let why = "no message can be made of this alert";
+            store.guard(store.not_delivered(&claimed, channel, None, why)).await?;
             return Ok(Attempt::Done);
         };
         let channels = &self.alerting.channels;
@@ -196,13 +227,14 @@ impl Sender {
         let sent = tokio::select! {
             sent = sending => sent,
             () = is_stopped(stopped) => {
-                self.store.not_delivered(&claimed, channel, Some(now), "the host stopped while it sent").await?;
+                let why = "the host stopped while it sent";
+                store.guard(store.not_delivered(&claimed, channel, Some(now), why)).await?;
                 return Ok(Attempt::Done);
             }
         };
         match sent {
             Ok(()) => {
-                self.store.delivered(&claimed, channel, self.clock.now()).await?;
+                store.guard(store.delivered(&claimed, channel, self.clock.now())).await?;
                 metrics::alert(channel, "sent");
                 tracing::info!(channel, alert = %claimed.alert.id, "Alert sent");
                 Ok(Attempt::Done)
@@ -213,11 +245,12 @@ impl Sender {
 
     /// The next attempt comes after a pause, which the channel may name; at some time there is none.
     async fn put_off(&self, claimed: &Claimed, error: &SendError) -> Result<Attempt, StoreError> {
-        let (now, channel) = (self.clock.now(), self.channel.as_str());
+        let (store, now, channel) = (&self.store, self.clock.now(), self.channel.as_str());
         let asked = error.retry_after.and_then(|pause| TimeDelta::from_std(pause).ok());
-        let again_at =
-            (claimed.attempt < MOST_ATTEMPTS).then(|| now + pause(claimed.attempt).max(asked.unwrap_or_default()));
-        self.store.not_delivered(claimed, channel, again_at, &error.to_string()).await?;
+        // A trigger is tried until it is no news any more.
+        let is_tried_again = !claimed.resolves || claimed.attempt < MOST_ATTEMPTS;
+        let again_at = is_tried_again.then(|| now + pause(claimed.attempt).max(asked.unwrap_or_default()));
+        store.guard(store.not_delivered(claimed, channel, again_at, &error.to_string())).await?;
         metrics::alert(channel, if again_at.is_some() { "failed" } else { "gave_up" });
         tracing::warn!(
             channel,

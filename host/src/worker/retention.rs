@@ -51,8 +51,10 @@ impl Retention {
         Ok(())
     }
 
-    /// Whether it is done; otherwise another host is at it.
+    /// Whether it is done; otherwise another host is at it. By no clock that is ahead of the database's: what is dropped
+    /// does not come back.
     async fn drop_days(&self, store: &Store, today: NaiveDate) -> Result<bool, StoreError> {
+        let today = today.min(store.today().await?);
         let first_kept = self.keep.and_then(|keep| today.checked_sub_days(Days::new(keep.into())));
         let Some(first_kept) = first_kept else { return Ok(true) };
         for day in store.days_of_decisions().await?.into_iter().take_while(|day| *day < first_kept) {
