@@ -1,6 +1,7 @@
 //! `doctor`: what stands in the way of production, each finding with what to do next.
 
 use serde_json::Value;
+use sqlx::ConnectOptions as _;
 
 use crate::authoring::stderr;
 use crate::harness::{Database, Host, Scratch, guests, tollgate};
@@ -74,12 +75,22 @@ async fn no_quota_means_unlimited_access_and_is_critical() {
     // Known from the decision log only.
     host.check(serde_json::json!({ "tenantId": "initech", "resourceType": "llm" })).await.expect_status(200);
     host.get("/v1/decisions").await;
+    host.check(serde_json::json!({ "tenantId": "$(id)", "resourceType": "llm" })).await.expect_status(200);
+    host.get("/v1/decisions").await;
+    // And one that only records what it has spent.
+    host.cost(serde_json::json!({ "tenantId": "hooli", "resourceType": "llm", "costId": "c", "actualCostUsd": 1 }))
+        .await;
+    host.database.run("UPDATE copilot_internal.cost_records SET occurred_at = now(), recorded_at = now()").await;
     let policies = guests::SHIPPED.to_str().expect("a text");
     let report = doctor(&["--policies", policies], &with(&url, &TOKENS));
     assert_eq!(report.code, Some(1), "{}", report.text);
     let (level, hint) = report.of("acme-corp has no quota for e2b: no quota means unlimited access");
     assert_eq!((level, hint), ("critical", "`tollgate tenant onboard acme-corp --tier TIER` adds what is missing"));
     assert_eq!(report.of("initech has no quota for llm and e2b").0, "critical");
+    assert_eq!(report.of("$(id) has no").1, "`tollgate tenant onboard '$(id)' --tier TIER` adds what is missing");
+    assert_eq!(report.of("hooli has no quota for llm and e2b").0, "critical");
+    let shown = tollgate(&["tenant", "show", "hooli"], &[("DATABASE_URL", &url)]);
+    assert!(shown.status.success() && String::from_utf8_lossy(&shown.stdout).contains("$1.00"), "{shown:?}");
     assert_eq!(report.of("globex has no quota of its own for llm and e2b").0, "warning");
     assert_eq!(report.of("tenants of the tier gold, which has no policy").0, "warning");
     let text = tollgate(&["doctor", "--policies", policies], &with(&url, &TOKENS));
@@ -195,4 +206,16 @@ fn without_a_store_none_is_created() {
     assert_eq!(report.of("no store yet: the first start creates an embedded PostgreSQL").0, "note");
     assert_eq!(report.of("is not there yet; the first start creates it").0, "note");
     assert!(!data.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_looked_at_is_a_finding_and_costs_none_of_the_others() {
+    let database = Database::migrated().await;
+    let mut holder = database.options().connect().await.expect("a connection");
+    sqlx::raw_sql("BEGIN; LOCK TABLE copilot_internal.cost_quotas").execute(&mut holder).await.expect("a lock");
+    let policies = guests::SHIPPED.to_str().expect("a text");
+    let report = doctor(&["--policies", policies], &with(&database.url(), &TOKENS));
+    assert_eq!(report.code, Some(1), "{}", report.text);
+    assert_eq!(report.of("the database did not answer in time").0, "error");
+    assert_eq!(report.of("PostgreSQL ").0, "ok");
 }

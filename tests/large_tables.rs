@@ -87,3 +87,47 @@ async fn reads_a_few_rows(host: &Host, added: &str) {
     let reservations = fetched(host, "reservations").await - before[2];
     assert!(reservations < 20 * 5_000, "{reservations} rows of reservations for {asked} requests");
 }
+
+/// Four weeks of allowed checks of many tenants, with a denial and a failure in the oldest: what a list skips, it reads.
+const DECIDED: &str = "
+    SELECT copilot_internal.make_day_of_decisions(date '2025-12-01' + n) FROM generate_series(0, 34) AS n;
+    INSERT INTO copilot_internal.decisions
+        (id, decided_at, tenant_id, resource_type, estimate_usd, outcome, code, policy_name, policy_digest, facts)
+    SELECT gen_random_uuid(), timestamptz '2025-12-01 12:00Z' + n * interval '1 minute', 't-' || n % 500, 'llm', 0.05,
+           CASE n WHEN 0 THEN 'denied' WHEN 1 THEN 'failed' ELSE 'allowed' END,
+           CASE n WHEN 0 THEN 'no' WHEN 1 THEN 'trap' END, 'standard', 'sha256:x', '{\"quotas\": []}'
+    FROM generate_series(0, 40000) AS n;
+    ANALYZE copilot_internal.decisions";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_decisions_reads_what_it_shows_and_not_the_whole_log() {
+    let host = Host::start().await;
+    host.database.run(DECIDED).await;
+    let read = async || {
+        let sql = "SELECT sum(coalesce(idx_tup_fetch, 0) + seq_tup_read) FROM pg_stat_user_tables
+                   WHERE relname LIKE 'decisions%'";
+        host.database.value(sql).await.parse::<i64>().expect("a count")
+    };
+    let lists = [
+        ("outcome=failed", 1),
+        ("outcome=denied", 1),
+        ("tenantId=t-7", 80),
+        ("tenantId=t-0&outcome=denied", 1),
+        ("since=2025-12-29T06:00:00Z&limit=1000", 41),
+        ("limit=10", 10),
+    ];
+    // Every connection has planned each, as often as it takes for a plan to be kept.
+    for (query, shown) in lists.repeat(8) {
+        let answer = host.get(&format!("/v1/decisions?{query}")).await.expect_status(200);
+        assert_eq!(answer.at("/decisions").as_array().map(Vec::len), Some(shown), "{query}");
+    }
+    // A connection that ends tells all that it has read.
+    let hosts = "FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'tollgate'";
+    let before = host.database.value(&format!("SELECT string_agg(pid::text, ', ') {hosts}")).await;
+    host.database.run(&format!("SELECT pg_terminate_backend(pid) {hosts}")).await;
+    let gone = format!("SELECT count(*) = 0 FROM pg_stat_activity WHERE pid IN ({before})");
+    until("the connections have ended", || async { host.database.value(&gone).await == "t" }).await;
+    let sum = lists.iter().map(|(_, shown)| i64::try_from(*shown).expect("a few")).sum::<i64>() * 8;
+    let told = read().await;
+    assert!((sum..20 * sum).contains(&told), "{told} read for {sum} shown");
+}

@@ -294,3 +294,16 @@ async fn a_host_whose_clock_is_far_ahead_drops_no_day() {
         "SELECT coalesce(string_agg(current_date - decided_at::date || '', ' '), '') FROM copilot_internal.decisions";
     until("the older one is gone", || async { host.database.value(ages).await == "1" }).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_day_that_somebody_detaches_is_not_dropped() {
+    let host = host(Setup::default()).await;
+    let detach = "ALTER TABLE copilot_internal.decisions DETACH PARTITION copilot_internal.decisions_2026_01_04";
+    host.database.run(detach).await;
+    // As a host that has listed the days before.
+    host.database.run("SELECT copilot_internal.drop_day_of_decisions('2026-01-04')").await;
+    let kept = "SELECT to_regclass('copilot_internal.decisions_2026_01_04') IS NOT NULL";
+    assert_eq!(host.database.value(kept).await, "t");
+    host.database.run("SELECT copilot_internal.drop_day_of_decisions('2026-01-05')").await;
+    assert_eq!(host.database.value(&kept.replace("01_04", "01_05")).await, "f");
+}

@@ -12,6 +12,8 @@ use crate::period::{Period, Window};
 
 /// The longest id of a tenant, user or pool, in characters.
 const LONGEST_ID: usize = 128;
+/// A quota has no more of them.
+pub const MOST_THRESHOLDS: usize = 16;
 
 /// Declares a name that was parsed at the door: cheap to clone, nothing to check again.
 macro_rules! name {

@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 
 use super::error::ApiError;
 use crate::money::Money;
+use crate::quota::MOST_THRESHOLDS;
 
 /// The longest id of a caller's, in characters.
 const LONGEST_ID: usize = 128;
@@ -248,11 +249,14 @@ impl<'a> Fields<'a> {
         let fault = || {
             ApiError::invalid(
                 name,
-                format!("a list of up to 16 whole percents, 1 to 1000, such as [80, 90, 100], got {}", shorten(value)),
+                format!(
+                    "a list of up to {MOST_THRESHOLDS} whole percents, 1 to 1000, such as [80, 90, 100], got {}",
+                    shorten(value)
+                ),
             )
         };
         let mut percents: Vec<i16> = serde_json::from_str(value).map_err(|_| fault())?;
-        if percents.len() > 16 || percents.iter().any(|percent| !(1..=1000).contains(percent)) {
+        if percents.len() > MOST_THRESHOLDS || percents.iter().any(|percent| !(1..=1000).contains(percent)) {
             return Err(fault());
         }
         percents.sort_unstable();

@@ -7,7 +7,7 @@ use crate::api::{self, QuotaView};
 use crate::cli::{QuotaCommand, QuotaKeyArgs};
 use crate::clock::Clock;
 use crate::money::Money;
-use crate::quota::{QuotaKey, ResourceType, Scope, TemporaryLimit};
+use crate::quota::{MOST_THRESHOLDS, QuotaKey, ResourceType, Scope, TemporaryLimit};
 use crate::store::audit::Change;
 use crate::store::overrides::Overridden;
 use crate::store::quotas::{ListedQuota, QuotaFilter, QuotaRule};
@@ -149,6 +149,9 @@ fn parse_limit(field: &str, text: &str) -> Result<Money, Failure> {
 fn percents(mut percents: Vec<i16>) -> Result<Vec<i16>, Failure> {
     if let Some(wrong) = percents.iter().find(|percent| !(1..=1000).contains(*percent)) {
         return Err(Failure::new(format!("--thresholds: percents from 1 to 1000, got {wrong}")));
+    }
+    if percents.len() > MOST_THRESHOLDS {
+        return Err(Failure::new(format!("--thresholds: up to {MOST_THRESHOLDS} percents, got {}", percents.len())));
     }
     percents.sort_unstable();
     percents.dedup();

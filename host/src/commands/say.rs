@@ -51,6 +51,15 @@ pub(super) fn harmless(text: &str) -> Cow<'_, str> {
     written_out(text, |c| commands_a_terminal(c) && !matches!(c, '\n' | '\t'))
 }
 
+/// A caller's text as one word of a line for a shell: nothing in it is run by whoever copies the line.
+pub(super) fn word(text: &str) -> Cow<'_, str> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./@:+,".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(format!("'{}'", text.replace('\'', "'\\''")))
+}
+
 fn written_out(text: &str, is_written_out: impl Fn(char) -> bool) -> Cow<'_, str> {
     if !text.contains(&is_written_out) {
         return Cow::Borrowed(text);

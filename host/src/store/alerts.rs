@@ -127,7 +127,7 @@ impl Store {
         .bind(filter.since)
         .bind(&filter.state)
         .bind(filter.limit)
-        .fetch_all(&self.pool)
+        .fetch_all(&self.readers)
         .await?;
         let mut alerts: Vec<(Alert, Vec<Delivery>)> = Vec::new();
         for row in &rows {

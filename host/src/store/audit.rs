@@ -85,7 +85,7 @@ impl Store {
         .bind(&filter.action)
         .bind(filter.since)
         .bind(filter.limit)
-        .fetch_all(&self.pool)
+        .fetch_all(&self.readers)
         .await?)
     }
 }

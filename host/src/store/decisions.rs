@@ -98,8 +98,6 @@ pub struct Span {
     pub until: DateTime<Utc>,
     /// Of one tenant.
     pub tenant_id: Option<String>,
-    /// That this policy made.
-    pub policy_name: Option<String>,
 }
 
 macro_rules! stored_columns {
@@ -171,7 +169,7 @@ impl Store {
         .bind(&filter.outcome)
         .bind(filter.since)
         .bind(filter.limit)
-        .fetch_all(&self.pool)
+        .fetch_all(&self.readers)
         .await?)
     }
 
@@ -190,16 +188,14 @@ impl Store {
         let first = || span.since - TimeDelta::microseconds(1);
         Ok(sqlx::query_as(concat!(
             stored_columns!(),
-            " WHERE decided_at > $1 AND decided_at <= $2
-                AND ($3::text IS NULL OR tenant_id = $3) AND ($4::text IS NULL OR policy_name = $4)
-              ORDER BY decided_at FETCH FIRST ($5) ROWS WITH TIES"
+            " WHERE decided_at > $1 AND decided_at <= $2 AND ($3::text IS NULL OR tenant_id = $3)
+              ORDER BY decided_at FETCH FIRST ($4) ROWS WITH TIES"
         ))
         .bind(after.unwrap_or_else(first))
         .bind(span.until)
         .bind(&span.tenant_id)
-        .bind(&span.policy_name)
         .bind(most)
-        .fetch_all(&self.pool)
+        .fetch_all(&self.readers)
         .await?)
     }
 

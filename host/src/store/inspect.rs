@@ -71,7 +71,7 @@ impl Store {
     /// The database does not answer.
     pub async fn known_tenants(&self, now: DateTime<Utc>) -> Result<Vec<KnownTenant>, StoreError> {
         type Row = (String, Option<String>, Option<String>, i32, i32);
-        // The decision log is read from tenant to tenant by its index, never as a whole; and its last week only, since each
+        // Recorded costs and the decision log are read from tenant to tenant by an index, never as a whole; of the log its last week only, since each
         // step asks every day. A row of a clock that was ahead does not say when that is.
         let rows: Vec<Row> = sqlx::query_as(
             "WITH RECURSIVE recent (since) AS (
@@ -84,11 +84,21 @@ impl Store {
                          WHERE d.tenant_id > seen.tenant_id AND d.decided_at >= (SELECT since FROM recent)
                          ORDER BY d.tenant_id LIMIT 1)
                  FROM seen WHERE seen.tenant_id IS NOT NULL
+             ), spending AS (
+                 (SELECT tenant_id FROM copilot_internal.cost_records ORDER BY tenant_id LIMIT 1)
+                 UNION ALL
+                 SELECT (SELECT c.tenant_id FROM copilot_internal.cost_records c WHERE c.tenant_id > spending.tenant_id
+                         ORDER BY c.tenant_id LIMIT 1)
+                 FROM spending WHERE spending.tenant_id IS NOT NULL
              ), known AS (
                  SELECT tenant_id FROM copilot_internal.tenants
                  UNION SELECT scope_id FROM copilot_internal.cost_quotas WHERE scope = 'tenant'
                  UNION SELECT regexp_replace(scope_id, '/[^/]*$', '') FROM copilot_internal.cost_quotas WHERE scope = 'user'
                  UNION SELECT tenant_id FROM seen WHERE tenant_id IS NOT NULL
+                 UNION SELECT tenant_id FROM spending WHERE tenant_id IS NOT NULL
+                     AND NOT EXISTS (SELECT FROM copilot_internal.tenants t WHERE t.tenant_id = spending.tenant_id)
+                     AND EXISTS (SELECT FROM copilot_internal.cost_records c
+                                 WHERE c.tenant_id = spending.tenant_id AND c.recorded_at >= $1 - interval '7 days')
              )
              SELECT known.tenant_id, t.tier, t.pool, llm.cover, e2b.cover
              FROM known LEFT JOIN copilot_internal.tenants t USING (tenant_id)

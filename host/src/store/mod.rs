@@ -129,6 +129,8 @@ pub struct Store {
     pool: PgPool,
     /// For the decision log.
     log: PgPool,
+    /// For lists, whose filters vary.
+    readers: PgPool,
     options: PgConnectOptions,
     health: Health,
 }
@@ -149,6 +151,7 @@ impl Store {
     pub fn new(options: PgConnectOptions) -> Self {
         const CONNECTIONS: u32 = 16;
         const LOG_CONNECTIONS: u32 = 2;
+        const READERS: u32 = 4;
         let options = options.disable_statement_logging().options([
             // Planning costs more than running these statements, and each has one good plan: by index. A
             // generic plan made while the tables were empty would read them whole ever after.
@@ -177,7 +180,10 @@ impl Store {
                 })
         };
         let log = pool(LOG_CONNECTIONS).connect_lazy_with(of_the_log(options.clone()));
-        Self { pool: pool(CONNECTIONS).connect_lazy_with(options.clone()), log, options, health }
+        // One plan for every filter reads the whole table, whichever is given.
+        let replanned = options.clone().options([("plan_cache_mode", "force_custom_plan")]);
+        let readers = pool(READERS).connect_lazy_with(replanned);
+        Self { readers, pool: pool(CONNECTIONS).connect_lazy_with(options.clone()), log, options, health }
     }
 
     /// Brings the database to this version.
@@ -237,7 +243,7 @@ impl Store {
 
     /// Closes every connection, after what is in flight on it, unless that takes too long.
     pub async fn close(&self) {
-        let closed = async { tokio::join!(self.log.close(), self.pool.close()) };
+        let closed = async { tokio::join!(self.log.close(), self.readers.close(), self.pool.close()) };
         let _ = tokio::time::timeout(ACQUIRE_WITHIN, closed).await;
     }
 }

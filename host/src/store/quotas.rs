@@ -81,7 +81,7 @@ impl Store {
         .bind(filter.scope)
         .bind(filter.scope_id)
         .bind(filter.resource_type)
-        .fetch_all(&self.pool)
+        .fetch_all(&self.readers)
         .await?;
         let mut quotas = rows
             .iter()

@@ -107,14 +107,11 @@ async fn look(config: &Config, send: bool, findings: &mut Findings) -> Result<()
         database::look_at_log(config, store, findings).await;
     }
     let names = policies::look(config, now, findings).await;
-    let looked = match &opened {
-        Some(OpenStore { store, .. }) => tenants::look(store, now, names.as_ref(), findings).await,
-        None => Ok(()),
-    };
-    if let Some(opened) = opened {
-        opened.close().await?;
+    let Some(opened) = opened else { return Ok(()) };
+    if let Err(error) = tenants::look(&opened.store, now, names.as_ref(), findings).await {
+        findings.add("tenants", Level::Error, "").of(error.into());
     }
-    looked.map_err(Failure::from)
+    opened.close().await
 }
 
 fn print_json(findings: &Findings) -> Result<(), Failure> {

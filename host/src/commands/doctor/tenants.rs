@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
 
+use super::super::say::word;
 use super::{Findings, Level};
 use crate::store::inspect::{Cover, KnownTenant};
 use crate::store::{Store, StoreError};
@@ -45,7 +46,11 @@ pub(super) async fn look(
                     missing(tenant, Cover::Nothing)
                 ),
             )
-            .hint(format!("`tollgate tenant onboard {} --tier {tier}` adds what is missing", tenant.tenant_id));
+            .hint(format!(
+                "`tollgate tenant onboard {} --tier {}` adds what is missing",
+                word(&tenant.tenant_id),
+                word(tier)
+            ));
     }
     if unlimited.len() > NAMED {
         let more = unlimited.len() - NAMED;
@@ -61,7 +66,7 @@ pub(super) async fn look(
                 Level::Warning,
                 format!("{} has no quota of its own for {what}: only its pool's or everybody's", tenant.tenant_id),
             )
-            .hint(format!("`tollgate tenant onboard {} --tier TIER`", tenant.tenant_id));
+            .hint(format!("`tollgate tenant onboard {} --tier TIER`", word(&tenant.tenant_id)));
     }
     if let Some(policies) = policies {
         let tiers: BTreeSet<&str> = tenants.iter().filter_map(|tenant| tenant.tier.as_deref()).collect();

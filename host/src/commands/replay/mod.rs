@@ -41,7 +41,7 @@ const SILENT: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(args: ReplayArgs) -> Result<(), Failure> {
     let now = Clock::System.now();
-    let span = Span { since: since(&args.since, now)?, until: now, tenant_id: args.tenant, policy_name: args.policy };
+    let span = Span { since: since(&args.since, now)?, until: now, tenant_id: args.tenant };
     let path = args.candidate.clone();
     let load = move || {
         let source = Source::read(&path)?;
@@ -54,7 +54,7 @@ pub(super) async fn run(args: ReplayArgs) -> Result<(), Failure> {
     let ready = Arc::new(ready);
     let opened = OpenStore::open(&configured(&args.store)?).await?;
     let started = Instant::now();
-    let tallies = replay(&opened.store, &span, &ready).await;
+    let tallies = replay(&opened.store, &span, args.policy.as_deref(), &ready).await;
     opened.close().await?;
     let tallies = tallies?;
     if args.json {
@@ -70,7 +70,7 @@ pub(super) async fn run(args: ReplayArgs) -> Result<(), Failure> {
         .hint("`tollgate decision explain ID --fixture` makes a fixture of one, for `tollgate policy test`"))
 }
 
-async fn replay(store: &Store, span: &Span, ready: &Arc<Ready>) -> Result<Tallies, Failure> {
+async fn replay(store: &Store, span: &Span, policy: Option<&str>, ready: &Arc<Ready>) -> Result<Tallies, Failure> {
     let (pages, arriving) = mpsc::channel::<Vec<StoredDecision>>(WAITING);
     let arriving = Arc::new(Mutex::new(arriving));
     let done = Arc::new(AtomicU64::new(0));
@@ -90,7 +90,7 @@ async fn replay(store: &Store, span: &Span, ready: &Arc<Ready>) -> Result<Tallie
         });
     }
     drop(arriving);
-    let read = read(store, span, &pages, &done).await;
+    let read = read(store, span, policy, &pages, &done).await;
     drop(pages);
     let mut tallies = Tallies::default();
     while let Some(worked) = workers.join_next().await {
@@ -102,16 +102,19 @@ async fn replay(store: &Store, span: &Span, ready: &Arc<Ready>) -> Result<Tallie
 async fn read(
     store: &Store,
     span: &Span,
+    policy: Option<&str>,
     pages: &mpsc::Sender<Vec<StoredDecision>>,
     done: &AtomicU64,
 ) -> Result<(), Failure> {
     let mut progress = Progress::new();
     let mut after = None;
     loop {
-        let page = store.decisions_after(span, after, PAGE).await?;
+        let mut page = store.decisions_after(span, after, PAGE).await?;
         let Some(last) = page.last() else { break };
         after = Some(last.decided_at);
         progress.tell(done.load(Ordering::Relaxed), last.decided_at);
+        // Here, and not by the store: it would look for the next page through all that others have decided.
+        page.retain(|stored| policy.is_none_or(|policy| stored.policy_name == policy));
         if pages.send(page).await.is_err() {
             break;
         }

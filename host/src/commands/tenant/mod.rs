@@ -3,6 +3,7 @@
 mod list;
 mod show;
 
+use super::say::word;
 use super::{Failure, OpenStore, actor, configured, table};
 use crate::api;
 use crate::cli::{ChangeArgs, TenantCommand};
@@ -47,8 +48,10 @@ async fn onboard(tenant: &str, tier: &str, pool: Option<&str>, change: ChangeArg
         let plan = opened.store.plan(&wish).await?;
         let has = plan.tenant.as_ref().and_then(|row| row.tier.clone());
         if let Some(has) = has.filter(|has| Some(has.as_str()) != wish.tier.as_ref().map(Tier::as_str)) {
-            return Err(Failure::new(format!("{} is on board already, on the tier {has}", wish.tenant))
-                .hint(format!("`tollgate tenant set-tier {} TIER` changes the tier and its limits", wish.tenant)));
+            return Err(Failure::new(format!("{} is on board already, on the tier {has}", wish.tenant)).hint(format!(
+                "`tollgate tenant set-tier {} TIER` changes the tier and its limits",
+                word(wish.tenant.as_str())
+            )));
         }
         carry_out(opened, &wish, &plan, &change).await
     })
@@ -105,7 +108,8 @@ async fn offboard(tenant: &str, change: ChangeArgs) -> Result<(), Failure> {
 
 fn unknown(tenant: &TenantId) -> Failure {
     Failure::new(format!("there is no tenant {tenant}")).hint(format!(
-        "`tollgate tenant list` shows those that there are; `tollgate tenant onboard {tenant} --tier TIER` creates it"
+        "`tollgate tenant list` shows those that there are; `tollgate tenant onboard {} --tier TIER` creates it",
+        word(tenant.as_str())
     ))
 }
 
