@@ -88,10 +88,16 @@ fn wrong_arguments_end_with_2_and_name_what_would_be_right() {
         ),
         (
             vec![
-                &["quota", "set", "tenant", "a", "llm", "day", "1", "--thresholds"][..],
-                &["1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17"],
-            ]
-            .concat(),
+                "quota",
+                "set",
+                "tenant",
+                "a",
+                "llm",
+                "day",
+                "1",
+                "--thresholds",
+                "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17",
+            ],
             vec!["--thresholds: up to 16 percents, got 17"],
         ),
         (

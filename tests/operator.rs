@@ -265,12 +265,53 @@ async fn a_tenant_that_is_offboarded_spends_nothing_whatever_its_tiers_policy_sa
     host.database.run("UPDATE copilot_internal.cost_quotas SET override_limit_usd = 5000, override_until = '2100-01-01Z' WHERE resource_type = 'llm'").await;
     host.database.run("DELETE FROM copilot_internal.cost_quotas WHERE resource_type = 'e2b'").await;
     let closed = done(&tenant(&["offboard", "acme-corp", "--reason", "left"]));
-    assert!(closed.contains("create  quota e2b         $0.000000001") && closed.contains("a lifetime\n"), "{closed}");
+    assert!(
+        closed.contains("create  quota e2b         $0.000000001")
+            && closed.contains("a lifetime, hard limit $0.000000001\n"),
+        "{closed}"
+    );
     host.check(llm("0.01")).await.expect_status(429);
     host.check(json!({ "tenantId": "acme-corp", "resourceType": "e2b" })).await.expect_status(429);
     let again = done(&tenant(&["offboard", "acme-corp"]));
     assert!(again.contains("Nothing to do.\n"), "{again}");
     assert_eq!(tenant(&["offboard", "nobody"]).status.code(), Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_tier_allows_is_allowed_though_a_hard_limit_was_lower_or_the_tenant_had_left() {
+    let host = Host::start().await;
+    let url = host.database.url();
+    let run = |line: &str| {
+        let said = done(&tollgate(&line.split(' ').collect::<Vec<_>>(), &[("DATABASE_URL", &url)]));
+        said.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>()
+    };
+    run("tenant onboard acme-corp --tier free");
+    run("quota set tenant acme-corp llm day 60 --hard-limit 90");
+    run("quota set tenant acme-corp e2b lifetime 5");
+    let changed = run("tenant set-tier acme-corp enterprise");
+    for line in [
+        "change quota llm $60.00 → $500.00 a day, hard limit $90.00 → none",
+        "keep quota e2b $5.00 a lifetime, not of the tier",
+    ] {
+        assert!(changed.iter().any(|said| said == line), "{line}: {changed:#?}");
+    }
+    host.check(llm("400")).await.expect_status(200);
+    assert_eq!(run("tenant set-tier acme-corp enterprise").pop().as_deref(), Some("Nothing to do."));
+
+    run("tenant offboard acme-corp");
+    host.check(llm("0.01")).await.expect_status(429);
+    let back = run("tenant onboard acme-corp --tier enterprise");
+    for line in [
+        "change quota llm $0.000000001 → $500.00 a day, hard limit $0.000000001 → none",
+        "remove quota e2b $0.000000001 a lifetime, hard limit $0.000000001, closed",
+    ] {
+        assert!(back.iter().any(|said| said == line), "{line}: {back:#?}");
+    }
+    host.check(llm("400")).await.expect_status(200);
+    host.check(json!({ "tenantId": "acme-corp", "resourceType": "e2b", "estimatedCostUsd": 6 }))
+        .await
+        .expect_status(200);
+    assert_eq!(run("tenant onboard acme-corp --tier enterprise").pop().as_deref(), Some("Nothing to do."));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,6 +14,9 @@ use crate::money::Money;
 use crate::period::Period;
 use crate::quota::{PoolId, QuotaKey, ResourceType, Scope, TenantId, Tier};
 
+/// What a tenant that is off board may still spend: limits are above zero.
+pub const CLOSED: Money = Money::from_nanos(1);
+
 /// How a tenant should stand.
 #[derive(Clone, Debug)]
 pub struct Wish {
@@ -32,9 +35,9 @@ pub struct Wish {
 /// What becomes of quotas that are there already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Existing {
-    /// They stay: somebody has set them.
+    /// They stay: somebody has set them. Those that were closed are opened, or go where they are not of the wish.
     Keep,
-    /// Those of the wish get its limits.
+    /// Those of the wish get its limits, and lose a hard limit below them; closed ones as in `Keep`.
     Change,
     /// As `Change`, with hard limits of the same amount, which hold whatever a policy says; overrides end, too.
     Close,
@@ -49,6 +52,27 @@ pub struct Plan {
     pub becomes: (Option<Tier>, Option<PoolId>),
     /// Each quota of the wish, by resource and period.
     pub steps: Vec<Step>,
+    /// The tenant's other quotas: they go on limiting it, but for those that were closed, which go.
+    pub others: Vec<Found>,
+}
+
+/// A quota that is there.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// Which.
+    pub key: QuotaKey,
+    /// Its limit.
+    pub limit: Money,
+    /// It holds whatever a policy says.
+    pub hard_limit: Option<Money>,
+    is_overridden: bool,
+}
+
+impl Found {
+    /// Whether the tenant was taken off board.
+    pub fn is_closed(&self) -> bool {
+        self.limit == CLOSED && self.hard_limit == Some(CLOSED) && !self.is_overridden
+    }
 }
 
 /// What would be done with one quota.
@@ -56,10 +80,12 @@ pub struct Plan {
 pub struct Step {
     /// Which.
     pub key: QuotaKey,
-    /// Its limit as it is; `None` where there is no quota.
-    pub was: Option<Money>,
+    /// As it is; `None` where there is no quota.
+    pub was: Option<Found>,
     /// Its limit as it will be.
     pub limit: Money,
+    /// Its hard limit as it will be.
+    pub hard_limit: Option<Money>,
     /// Whether it is written.
     pub writes: bool,
 }
@@ -67,7 +93,7 @@ pub struct Step {
 impl Plan {
     /// Whether anything would change.
     pub fn changes_anything(&self) -> bool {
-        self.changes_tenant() || self.steps.iter().any(|step| step.writes)
+        self.changes_tenant() || self.steps.iter().any(|step| step.writes) || self.others.iter().any(Found::is_closed)
     }
 
     fn changes_tenant(&self) -> bool {
@@ -117,12 +143,11 @@ impl Store {
             if wish.existing == Existing::Close {
                 end_override(&mut transaction, &step.key).await?;
             }
-            let hard_limit = match wish.existing {
-                Existing::Close => Some(step.limit),
-                Existing::Keep | Existing::Change => hard_limit(&mut transaction, &step.key).await?,
-            };
-            let rule = QuotaRule { limit: step.limit, hard_limit, thresholds: None };
+            let rule = QuotaRule { limit: step.limit, hard_limit: step.hard_limit, thresholds: None };
             write_rule(&mut transaction, &step.key, &rule, by.at).await?;
+        }
+        for closed in plan.others.iter().filter(|found| found.is_closed()) {
+            delete(&mut transaction, &closed.key).await?;
         }
         transaction.commit().await?;
         Ok(true)
@@ -133,54 +158,77 @@ async fn plan(connection: &mut PgConnection, wish: &Wish) -> Result<Plan, StoreE
     let sql = sqlx::AssertSqlSafe(format!("{COLUMNS} WHERE tenant_id = $1"));
     let tenant: Option<TenantRow> =
         sqlx::query_as(sql).bind(wish.tenant.as_str()).fetch_optional(&mut *connection).await?;
-    let rows: Vec<(String, String, i64, bool)> = sqlx::query_as(
-        "SELECT resource_type, period, (limit_usd * 1000000000)::bigint,
-                hard_limit_usd IS NOT DISTINCT FROM limit_usd AND override_until IS NULL
-         FROM copilot_internal.cost_quotas WHERE scope = 'tenant' AND scope_id = $1",
-    )
-    .bind(wish.tenant.as_str())
-    .fetch_all(connection)
-    .await?;
-    let found = |resource: &ResourceType, period: Period| {
-        rows.iter().find(|row| row.0 == resource.as_str() && row.1 == period.as_str())
-    };
-    let steps = wish.quotas.iter().map(|(resource, period, limit)| {
-        let was = found(resource, *period);
-        let limit_was = was.map(|row| Money::from_nanos(row.2));
-        let writes = match (limit_was, wish.existing) {
-            (None, _) => true,
-            (Some(_), Existing::Keep) => false,
-            (Some(was), Existing::Change) => was != *limit,
-            (Some(was_limit), Existing::Close) => was_limit != *limit || !was.is_some_and(|row| row.3),
-        };
+    let mut rows = found(&mut *connection, &wish.tenant).await?;
+    let mut steps = Vec::with_capacity(wish.quotas.len());
+    for (resource, period, limit) in &wish.quotas {
+        let is_it = |found: &Found| found.key.resource_type == *resource && found.key.period == *period;
+        let was = rows.iter().position(is_it).map(|place| rows.remove(place));
         let key = QuotaKey {
             scope: Scope::Tenant,
             scope_id: wish.tenant.as_str().into(),
             resource_type: resource.clone(),
             period: *period,
         };
-        let limit = if writes { *limit } else { limit_was.unwrap_or(*limit) };
-        Step { key, was: limit_was, limit, writes }
-    });
-    let steps = steps.collect();
+        steps.push(step(key, was, *limit, wish.existing));
+    }
     let known = |fault: String| StoreError::Database(sqlx::Error::Decode(fault.into()));
     let tier = tenant.as_ref().and_then(|row| row.tier.as_deref()).map(Tier::parse).transpose().map_err(known)?;
     let pool = tenant.as_ref().and_then(|row| row.pool.as_deref()).map(PoolId::parse).transpose().map_err(known)?;
-    Ok(Plan { becomes: (wish.tier.clone().or(tier), wish.pool.clone().or(pool)), tenant, steps })
+    Ok(Plan { becomes: (wish.tier.clone().or(tier), wish.pool.clone().or(pool)), tenant, steps, others: rows })
 }
 
-async fn hard_limit(connection: &mut PgConnection, key: &QuotaKey) -> Result<Option<Money>, StoreError> {
-    let nanos: Option<Option<i64>> = sqlx::query_scalar(
-        "SELECT (hard_limit_usd * 1000000000)::bigint FROM copilot_internal.cost_quotas
-         WHERE scope = $1 AND scope_id = $2 AND resource_type = $3 AND period = $4",
+fn step(key: QuotaKey, was: Option<Found>, wanted: Money, existing: Existing) -> Step {
+    let (limit, hard_limit) = match (&was, existing) {
+        (_, Existing::Close) => (wanted, Some(wanted)),
+        (None, _) => (wanted, None),
+        (Some(was), Existing::Keep) if !was.is_closed() => (was.limit, was.hard_limit),
+        // A hard limit below the new limit would be the limit.
+        (Some(was), Existing::Keep | Existing::Change) => (wanted, was.hard_limit.filter(|hard| *hard >= wanted)),
+    };
+    let writes = was.as_ref().is_none_or(|was| {
+        (was.limit, was.hard_limit) != (limit, hard_limit) || (existing == Existing::Close && was.is_overridden)
+    });
+    Step { key, was, limit, hard_limit, writes }
+}
+
+/// The tenant's own quotas, by resource and period.
+async fn found(connection: &mut PgConnection, tenant: &TenantId) -> Result<Vec<Found>, StoreError> {
+    let rows: Vec<(String, String, i64, Option<i64>, bool)> = sqlx::query_as(
+        "SELECT resource_type, period, (limit_usd * 1000000000)::bigint, (hard_limit_usd * 1000000000)::bigint,
+                override_until IS NOT NULL
+         FROM copilot_internal.cost_quotas WHERE scope = 'tenant' AND scope_id = $1 ORDER BY 1, 2",
+    )
+    .bind(tenant.as_str())
+    .fetch_all(connection)
+    .await?;
+    let read = |(resource, period, limit, hard_limit, is_overridden): (String, String, i64, Option<i64>, bool)| {
+        Ok::<_, String>(Found {
+            key: QuotaKey {
+                scope: Scope::Tenant,
+                scope_id: tenant.as_str().into(),
+                resource_type: ResourceType::parse(&resource)?,
+                period: period.parse()?,
+            },
+            limit: Money::from_nanos(limit),
+            hard_limit: hard_limit.map(Money::from_nanos),
+            is_overridden,
+        })
+    };
+    let found: Result<_, String> = rows.into_iter().map(read).collect();
+    found.map_err(|fault| StoreError::Database(sqlx::Error::Decode(fault.into())))
+}
+
+async fn delete(connection: &mut PgConnection, key: &QuotaKey) -> Result<(), StoreError> {
+    sqlx::query(
+        "DELETE FROM copilot_internal.cost_quotas WHERE scope = $1 AND scope_id = $2 AND resource_type = $3 AND period = $4",
     )
     .bind(key.scope.as_str())
     .bind(&*key.scope_id)
     .bind(key.resource_type.as_str())
     .bind(key.period.as_str())
-    .fetch_optional(connection)
+    .execute(connection)
     .await?;
-    Ok(nanos.flatten().map(Money::from_nanos))
+    Ok(())
 }
 
 async fn end_override(connection: &mut PgConnection, key: &QuotaKey) -> Result<(), StoreError> {

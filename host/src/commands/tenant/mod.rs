@@ -13,13 +13,10 @@ use crate::money::Money;
 use crate::period::Period;
 use crate::quota::{PoolId, ResourceType, TenantId, Tier};
 use crate::store::audit::Change;
-use crate::store::onboarding::{Existing, Plan, Wish};
+use crate::store::onboarding::{CLOSED, Existing, Plan, Wish};
 use crate::store::quotas::QuotaFilter;
 use crate::telemetry;
 use crate::tiers::Template;
-
-/// What a closed tenant may still spend: limits are above zero.
-const NOTHING: Money = Money::from_nanos(1);
 
 pub(super) async fn run(command: TenantCommand) -> Result<(), Failure> {
     telemetry::to_stderr();
@@ -84,11 +81,11 @@ async fn offboard(tenant: &str, change: ChangeArgs) -> Result<(), Failure> {
             return Err(unknown(&tenant));
         }
         let mut quotas: Template =
-            there.iter().map(|listed| (listed.row.key.resource_type.clone(), listed.row.key.period, NOTHING)).collect();
+            there.iter().map(|listed| (listed.row.key.resource_type.clone(), listed.row.key.period, CLOSED)).collect();
         for needed in [ResourceType::LLM, ResourceType::E2B] {
             let resource = ResourceType::parse(needed).map_err(Failure::new)?;
             if !quotas.iter().any(|(has, ..)| *has == resource) {
-                quotas.push((resource, Period::Lifetime, NOTHING));
+                quotas.push((resource, Period::Lifetime, CLOSED));
             }
         }
         quotas.sort();
@@ -151,15 +148,25 @@ async fn carry_out(opened: &OpenStore, wish: &Wish, plan: &Plan, change: &Change
     Err(Failure::new("somebody has changed the tenant in the meantime: nothing was done").hint("run it again"))
 }
 
+fn from_to(was: &str, becomes: &str) -> String {
+    if was == becomes { becomes.to_owned() } else { format!("{was} → {becomes}") }
+}
+
+/// What a quota's line says of its hard limit, where there is one.
+fn hard_limit(was: Option<Money>, becomes: Option<Money>) -> String {
+    if was.or(becomes).is_none() {
+        return String::new();
+    }
+    let word = |limit: Option<Money>| limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string());
+    format!(", hard limit {}", from_to(&word(was), &word(becomes)))
+}
+
 /// The plan, a line for each part.
 fn shown(wish: &Wish, plan: &Plan) -> String {
     let word = |text: Option<&str>| text.unwrap_or("none").to_owned();
     let (tier, pool) = &plan.becomes;
     let (tier, pool) = (word(tier.as_ref().map(Tier::as_str)), word(pool.as_ref().map(PoolId::as_str)));
-    let from = |was: Option<&str>, now: &str| match was {
-        Some(was) if was != now => format!("{was} → {now}"),
-        _ => now.to_owned(),
-    };
+    let from = |was: Option<&str>, now: &str| from_to(was.unwrap_or(now), now);
     let row = plan.tenant.as_ref();
     let mut lines = vec![[
         if row.is_some() { "keep" } else { "create" }.to_owned(),
@@ -168,16 +175,21 @@ fn shown(wish: &Wish, plan: &Plan) -> String {
         format!("pool {}", from(row.map(|row| row.pool.as_deref().unwrap_or("none")), &pool)),
     ]];
     lines.extend(plan.steps.iter().map(|step| {
-        let verb = match (step.writes, step.was) {
+        let verb = match (step.writes, &step.was) {
             (true, None) => "create",
             (true, Some(_)) => "change",
             (false, _) => "keep",
         };
-        let limit = match step.was.filter(|was| *was != step.limit) {
-            Some(was) => format!("{was} → {}", step.limit),
-            None => step.limit.to_string(),
-        };
-        [verb.to_owned(), format!("quota {}", step.key.resource_type), limit, format!("a {}", step.key.period)]
+        let was = step.was.as_ref().filter(|_| step.writes).map_or(step.limit, |was| was.limit);
+        let limit = from_to(&was.to_string(), &step.limit.to_string());
+        let hard_was = step.was.as_ref().map_or(step.hard_limit, |was| was.hard_limit);
+        let period = format!("a {}{}", step.key.period, hard_limit(hard_was, step.hard_limit));
+        [verb.to_owned(), format!("quota {}", step.key.resource_type), limit, period]
+    }));
+    lines.extend(plan.others.iter().map(|other| {
+        let (verb, note) = if other.is_closed() { ("remove", "closed") } else { ("keep", "not of the tier") };
+        let period = format!("a {}{}, {note}", other.key.period, hard_limit(other.hard_limit, other.hard_limit));
+        [verb.to_owned(), format!("quota {}", other.key.resource_type), other.limit.to_string(), period]
     }));
     if row.is_some() && lines[0][2..].iter().any(|cell| cell.contains('→')) {
         "change".clone_into(&mut lines[0][0]);
