@@ -1,5 +1,7 @@
--- Denials and failures are looked for by their outcome, and may be a few among millions.
+-- Denials and failures are looked for by their outcome or tenant, and may be a few among millions.
 CREATE INDEX decisions_not_allowed ON copilot_internal.decisions (outcome, decided_at DESC) WHERE outcome <> 'allowed';
+CREATE INDEX decisions_not_allowed_by_tenant ON copilot_internal.decisions (tenant_id, decided_at DESC)
+    WHERE outcome <> 'allowed';
 
 -- Drops a day, if it is still one of the log's: what somebody has detached meanwhile is his. First the lock that dropping
 -- takes anyway, so that nobody can detach it between the look and the end.

@@ -97,6 +97,13 @@ const DECIDED: &str = "
            CASE n WHEN 0 THEN 'denied' WHEN 1 THEN 'failed' ELSE 'allowed' END,
            CASE n WHEN 0 THEN 'no' WHEN 1 THEN 'trap' END, 'standard', 'sha256:x', '{\"quotas\": []}'
     FROM generate_series(0, 40000) AS n;
+    INSERT INTO copilot_internal.decisions
+        (id, decided_at, tenant_id, resource_type, estimate_usd, outcome, code, policy_name, policy_digest, facts)
+    SELECT gen_random_uuid(), timestamptz '2025-12-15 12:00Z' + n * interval '1 second',
+           CASE WHEN n % 2 = 0 THEN 'much' ELSE 'poor' END, 'llm', 0.05,
+           CASE WHEN n = 0 OR n % 2 = 1 THEN 'denied' ELSE 'allowed' END,
+           CASE WHEN n = 0 OR n % 2 = 1 THEN 'no' END, 'standard', 'sha256:x', '{\"quotas\": []}'
+    FROM generate_series(0, 40000) AS n;
     ANALYZE copilot_internal.decisions";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -110,7 +117,8 @@ async fn a_list_of_decisions_reads_what_it_shows_and_not_the_whole_log() {
     };
     let lists = [
         ("outcome=failed", 1),
-        ("outcome=denied", 1),
+        ("outcome=denied&limit=5", 5),
+        ("tenantId=much&outcome=denied", 1),
         ("tenantId=t-7", 80),
         ("tenantId=t-0&outcome=denied", 1),
         ("since=2025-12-29T06:00:00Z&limit=1000", 41),

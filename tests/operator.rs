@@ -315,6 +315,24 @@ async fn what_a_tier_allows_is_allowed_though_a_hard_limit_was_lower_or_the_tena
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_window_that_was_over_keeps_its_total_when_its_closed_quota_goes() {
+    let database = Database::migrated().await;
+    let url = database.url();
+    let tenant = |line: &str| done(&tollgate(&line.split(' ').collect::<Vec<_>>(), &[("DATABASE_URL", &url)]));
+    tenant("tenant onboard acme-corp --tier pro");
+    database
+        .run(
+            "INSERT INTO copilot_internal.cost_quotas (scope, scope_id, resource_type, period, limit_usd, current_spend_usd, period_start)
+             VALUES ('tenant', 'acme-corp', 'llm', 'week', 100, 12.34, '2026-01-05 00:00Z')",
+        )
+        .await;
+    tenant("tenant offboard acme-corp");
+    assert!(tenant("tenant onboard acme-corp --tier pro").contains("remove  quota llm"));
+    let kept = "SELECT coalesce(sum(spend_usd), 0)::numeric(20,2) FROM copilot_internal.cost_quota_periods WHERE period = 'week'";
+    assert_eq!(database.value(kept).await, "12.34");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_who_take_the_same_tenant_on_board_do_it_once() {
     let database = Database::migrated().await;
     let url = database.url();

@@ -46,6 +46,8 @@ pub struct TenantActivity {
     pub held_nanos: i64,
     /// Recorded in the last 30 days, in nano-dollars.
     pub month_nanos: i64,
+    /// It has ever recorded a cost without a reservation.
+    pub has_costs: bool,
     /// When it was decided about last; allowed checks are stored up to a rate.
     pub last_decision: Option<DateTime<Utc>>,
     /// When a threshold was crossed last.
@@ -71,8 +73,8 @@ impl Store {
     /// The database does not answer.
     pub async fn known_tenants(&self, now: DateTime<Utc>) -> Result<Vec<KnownTenant>, StoreError> {
         type Row = (String, Option<String>, Option<String>, i32, i32);
-        // Recorded costs and the decision log are read from tenant to tenant by an index, never as a whole; of the log its last week only, since each
-        // step asks every day. A row of a clock that was ahead does not say when that is.
+        // Recorded costs and the decision log are read from tenant to tenant by an index, never as a whole; of the log its
+        // last week only, since each step asks every day. A row of a clock that was ahead does not say when that is.
         let rows: Vec<Row> = sqlx::query_as(
             "WITH RECURSIVE recent (since) AS (
                  SELECT max(decided_at) - interval '7 days' FROM copilot_internal.decisions WHERE decided_at <= $1
@@ -97,8 +99,10 @@ impl Store {
                  UNION SELECT tenant_id FROM seen WHERE tenant_id IS NOT NULL
                  UNION SELECT tenant_id FROM spending WHERE tenant_id IS NOT NULL
                      AND NOT EXISTS (SELECT FROM copilot_internal.tenants t WHERE t.tenant_id = spending.tenant_id)
-                     AND EXISTS (SELECT FROM copilot_internal.cost_records c
-                                 WHERE c.tenant_id = spending.tenant_id AND c.recorded_at >= $1 - interval '7 days')
+                     -- In the last week; who has recorded a thousand is not read to the end for it.
+                     AND (SELECT count(*) = 1000 OR max(costs.recorded_at) >= $1 - interval '7 days'
+                          FROM (SELECT recorded_at FROM copilot_internal.cost_records c
+                                WHERE c.tenant_id = spending.tenant_id LIMIT 1000) AS costs)
              )
              SELECT known.tenant_id, t.tier, t.pool, llm.cover, e2b.cover
              FROM known LEFT JOIN copilot_internal.tenants t USING (tenant_id)
@@ -132,6 +136,7 @@ impl Store {
     pub async fn tenant_activity(&self, tenant: &TenantId, now: DateTime<Utc>) -> Result<TenantActivity, StoreError> {
         Ok(sqlx::query_as(
             "SELECT held.n AS reservations, held.nanos AS held_nanos, month.nanos AS month_nanos,
+                    EXISTS (SELECT FROM copilot_internal.cost_records WHERE tenant_id = $1) AS has_costs,
                     (SELECT max(decided_at) FROM copilot_internal.decisions WHERE tenant_id = $1) AS last_decision,
                     (SELECT max(a.created_at) FROM copilot_internal.alerts a
                      WHERE (a.scope = 'tenant' AND a.scope_id = $1) OR (a.scope = 'user' AND left(a.scope_id, length($1) + 1) = $1 || '/')

@@ -7,7 +7,7 @@
 use sqlx::postgres::PgConnection;
 
 use super::audit::Change;
-use super::quotas::{QuotaRule, write_rule};
+use super::quotas::{self, QuotaRule, write_rule};
 use super::tenants::{COLUMNS, TenantRow, write_tenant};
 use super::{Store, StoreError};
 use crate::money::Money;
@@ -65,7 +65,8 @@ pub struct Found {
     pub limit: Money,
     /// It holds whatever a policy says.
     pub hard_limit: Option<Money>,
-    is_overridden: bool,
+    /// Another limit holds for a time.
+    pub is_overridden: bool,
 }
 
 impl Found {
@@ -147,7 +148,7 @@ impl Store {
             write_rule(&mut transaction, &step.key, &rule, by.at).await?;
         }
         for closed in plan.others.iter().filter(|found| found.is_closed()) {
-            delete(&mut transaction, &closed.key).await?;
+            quotas::delete(&mut transaction, &closed.key, by.at).await?;
         }
         transaction.commit().await?;
         Ok(true)
@@ -216,19 +217,6 @@ async fn found(connection: &mut PgConnection, tenant: &TenantId) -> Result<Vec<F
     };
     let found: Result<_, String> = rows.into_iter().map(read).collect();
     found.map_err(|fault| StoreError::Database(sqlx::Error::Decode(fault.into())))
-}
-
-async fn delete(connection: &mut PgConnection, key: &QuotaKey) -> Result<(), StoreError> {
-    sqlx::query(
-        "DELETE FROM copilot_internal.cost_quotas WHERE scope = $1 AND scope_id = $2 AND resource_type = $3 AND period = $4",
-    )
-    .bind(key.scope.as_str())
-    .bind(&*key.scope_id)
-    .bind(key.resource_type.as_str())
-    .bind(key.period.as_str())
-    .execute(connection)
-    .await?;
-    Ok(())
 }
 
 async fn end_override(connection: &mut PgConnection, key: &QuotaKey) -> Result<(), StoreError> {

@@ -144,32 +144,42 @@ impl Store {
     /// The database does not answer.
     pub async fn delete_quota(&self, key: &QuotaKey, by: Change<'_>) -> Result<bool, StoreError> {
         let mut transaction = self.begin_change(by).await?;
-        let deleted: i64 = sqlx::query_scalar(
-            "WITH gone AS (
-                 DELETE FROM copilot_internal.cost_quotas
-                 WHERE scope = $1 AND scope_id = $2 AND resource_type = $3 AND period = $4
-                 RETURNING *, copilot_internal.window_start(period, coalesce(period_start, $5)) AS window_start
-             ), closed AS (
-                 INSERT INTO copilot_internal.cost_quota_periods AS p
-                     (quota_id, window_start, scope, scope_id, resource_type, period, limit_usd, spend_usd, held_usd, admitted_count)
-                 SELECT id, window_start, scope, scope_id, resource_type, period, limit_usd, current_spend_usd, held_usd, admitted_count
-                 FROM gone WHERE window_start < copilot_internal.window_start(period, $5)
-                 ON CONFLICT (quota_id, window_start) DO UPDATE
-                 SET spend_usd = p.spend_usd + excluded.spend_usd, held_usd = p.held_usd + excluded.held_usd,
-                     admitted_count = p.admitted_count + excluded.admitted_count
-             )
-             SELECT count(*) FROM gone",
-        )
-        .bind(key.scope.as_str())
-        .bind(&*key.scope_id)
-        .bind(key.resource_type.as_str())
-        .bind(key.period.as_str())
-        .bind(by.at)
-        .fetch_one(&mut *transaction)
-        .await?;
+        let deleted = delete(&mut transaction, key, by.at).await?;
         transaction.commit().await?;
-        Ok(deleted == 1)
+        Ok(deleted)
     }
+}
+
+/// Deletes the quota; a window of it that is over keeps its total. Tells whether it was there.
+pub(super) async fn delete(
+    connection: &mut PgConnection,
+    key: &QuotaKey,
+    now: DateTime<Utc>,
+) -> Result<bool, StoreError> {
+    let deleted: i64 = sqlx::query_scalar(
+        "WITH gone AS (
+             DELETE FROM copilot_internal.cost_quotas
+             WHERE scope = $1 AND scope_id = $2 AND resource_type = $3 AND period = $4
+             RETURNING *, copilot_internal.window_start(period, coalesce(period_start, $5)) AS window_start
+         ), closed AS (
+             INSERT INTO copilot_internal.cost_quota_periods AS p
+                 (quota_id, window_start, scope, scope_id, resource_type, period, limit_usd, spend_usd, held_usd, admitted_count)
+             SELECT id, window_start, scope, scope_id, resource_type, period, limit_usd, current_spend_usd, held_usd, admitted_count
+             FROM gone WHERE window_start < copilot_internal.window_start(period, $5)
+             ON CONFLICT (quota_id, window_start) DO UPDATE
+             SET spend_usd = p.spend_usd + excluded.spend_usd, held_usd = p.held_usd + excluded.held_usd,
+                 admitted_count = p.admitted_count + excluded.admitted_count
+         )
+         SELECT count(*) FROM gone",
+    )
+    .bind(key.scope.as_str())
+    .bind(&*key.scope_id)
+    .bind(key.resource_type.as_str())
+    .bind(key.period.as_str())
+    .bind(now)
+    .fetch_one(connection)
+    .await?;
+    Ok(deleted == 1)
 }
 
 /// Creates the quota or changes its rule; tells whether it is new.

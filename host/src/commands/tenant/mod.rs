@@ -183,7 +183,9 @@ fn shown(wish: &Wish, plan: &Plan) -> String {
         let was = step.was.as_ref().filter(|_| step.writes).map_or(step.limit, |was| was.limit);
         let limit = from_to(&was.to_string(), &step.limit.to_string());
         let hard_was = step.was.as_ref().map_or(step.hard_limit, |was| was.hard_limit);
-        let period = format!("a {}{}", step.key.period, hard_limit(hard_was, step.hard_limit));
+        let is_overridden = step.was.as_ref().is_some_and(|was| was.is_overridden) && wish.existing != Existing::Close;
+        let override_note = if is_overridden { ", while no override holds" } else { "" };
+        let period = format!("a {}{}{override_note}", step.key.period, hard_limit(hard_was, step.hard_limit));
         [verb.to_owned(), format!("quota {}", step.key.resource_type), limit, period]
     }));
     lines.extend(plan.others.iter().map(|other| {

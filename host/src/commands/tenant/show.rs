@@ -37,7 +37,7 @@ pub(super) async fn show(tenant: &TenantId, json: bool, store: &StoreArgs) -> Re
     let overview = overview?;
     let nobody = overview.tenant.is_none()
         && overview.activity.last_decision.is_none()
-        && overview.activity.month() == Money::ZERO
+        && !overview.activity.has_costs
         && !overview.quotas.iter().any(|listed| of(tenant, listed));
     if nobody {
         return Err(super::unknown(tenant));
