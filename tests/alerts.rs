@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tollgate::alert::{Reach, Secret, Settings, Webhook};
+use tollgate::clock::Clock;
 
 use crate::harness::{Behaviour, Host, Receiver, Setup, instant, llm_cost, slack_shows, until};
 
@@ -227,10 +228,25 @@ async fn a_host_whose_clock_is_far_ahead_swallows_no_alert() {
     host.cost(llm_cost("c-1", "8.00")).await;
     // By the database's clock it is new.
     host.database.run("UPDATE copilot_internal.alerts SET created_at = now()").await;
-    host.at("2100-01-01T00:00:00Z");
-    let (clock, database) = (host.clock.clone(), Some(host.database.clone()));
-    let beside = Setup { clock, database, alerts: slack(&receiver), ..Setup::default() }.start().await;
-    states(&beside, "slack trigger sent 1").await;
+    let ahead = Setup {
+        clock: Clock::manual(instant("2100-01-01T00:00:00Z")),
+        database: Some(host.database.clone()),
+        alerts: slack(&receiver),
+        ..Setup::default()
+    };
+    receiver.then(&[Behaviour::Answer(500, "", "")]);
+    let ahead = ahead.start().await;
+    states(&ahead, "slack trigger due 1").await;
+    // It fails, and is due soon, for hosts with a right clock, too.
+    until("it is due again soon", || async {
+        let soon = "SELECT due_at < now() + interval '30 seconds' FROM copilot_internal.alert_deliveries";
+        host.database.value(soon).await == "t"
+    })
+    .await;
+    let is_failed = "SELECT last_error IS NOT NULL FROM copilot_internal.alert_deliveries";
+    assert_eq!(host.database.value(is_failed).await, "t");
+    ahead.clock.advance(chrono::TimeDelta::seconds(6));
+    states(&ahead, "slack trigger sent 2").await;
 }
 
 fn events(bodies: &[Value]) -> Vec<String> {

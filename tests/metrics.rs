@@ -83,6 +83,21 @@ fn read_by_the_files(text: &str) {
     }
 }
 
+/// Prometheus takes what it reads first for what was always there: no `increase` sees it.
+#[test]
+fn a_rule_sees_what_a_gate_has_counted_before_it_is_first_read() {
+    let file = guests::repository().join("docs/operations/prometheus-rules.yml");
+    let rules = std::fs::read_to_string(file).expect("the rules");
+    let increases: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("expr: increase(")).collect();
+    assert_eq!(increases.len(), 2, "{increases:?}");
+    for rule in increases {
+        let (counted, rest) = rule.split_once('[').expect("a range");
+        let (span, _) = rest.split_once(']').expect("its end");
+        let is_new = format!("or ({counted} > 0 unless {counted} offset {span})");
+        assert!(rule.ends_with(&is_new), "{rule}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_policy_that_fails_is_counted_by_its_kind() {
     let database = Database::migrated().await;

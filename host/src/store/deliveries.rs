@@ -3,7 +3,7 @@
 //! Locks: `route_alerts` takes alerts and skips those that another host has; the rest touch one delivery each. Nothing
 //! here waits for a quota.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::Row as _;
 
 use super::alerts::{Alert, alert, alert_columns};
@@ -43,11 +43,17 @@ macro_rules! is_over {
     };
 }
 
-/// An alert from before this could not be told in time. By no clock that is ahead of the database's: it would swallow what
-/// other hosts tell.
+/// By no clock that is ahead of the database's: it would swallow what other hosts tell, or put it off for years.
+macro_rules! at_most_now {
+    ($now:literal) => {
+        concat!("least(", $now, ", now())")
+    };
+}
+
+/// An alert from before this could not be told in time.
 macro_rules! oldest_news {
     ($now:literal) => {
-        concat!("least(", $now, ", now()) - interval '25 hours'")
+        concat!(at_most_now!($now), " - interval '25 hours'")
     };
 }
 
@@ -72,7 +78,7 @@ impl Store {
                  UPDATE copilot_internal.alerts SET routed = true WHERE id = ANY (ARRAY(SELECT id FROM fresh))
              ), made AS (
                  INSERT INTO copilot_internal.alert_deliveries (alert_id, channel, due_at)
-                 SELECT fresh.id, channel, fresh.created_at FROM fresh, unnest($1::text[]) AS channel
+                 SELECT fresh.id, channel, least(fresh.created_at, now()) FROM fresh, unnest($1::text[]) AS channel
                  -- As `oldest_news!`.
                  WHERE fresh.created_at >= least($2, now() - interval '24 hours') AND NOT (fresh.kind = 'summary' AND channel = 'pagerduty')
                  ON CONFLICT DO NOTHING
@@ -86,7 +92,7 @@ impl Store {
         Ok(u64::try_from(routed).unwrap_or_default())
     }
 
-    /// Takes the delivery to `channel` that is due first, until `lease_until`; nobody else has it before then.
+    /// Takes the delivery to `channel` that is due first, for the time of `lease`; nobody else has it before then.
     ///
     /// # Errors
     /// The database does not answer.
@@ -94,15 +100,19 @@ impl Store {
         &self,
         channel: &str,
         now: DateTime<Utc>,
-        lease_until: DateTime<Utc>,
+        lease: TimeDelta,
     ) -> Result<Option<Claimed>, StoreError> {
         let row = sqlx::query(concat!(
             "WITH next AS MATERIALIZED (
                  SELECT alert_id FROM copilot_internal.alert_deliveries
-                 WHERE channel = $1 AND state = 'due' AND due_at <= $2
-                 ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED
+                 WHERE channel = $1 AND state = 'due' AND due_at <= ",
+            at_most_now!("$2"),
+            "    ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED
              ), claimed AS (
-                 UPDATE copilot_internal.alert_deliveries SET attempts = attempts + 1, due_at = $3
+                 UPDATE copilot_internal.alert_deliveries
+                 SET attempts = attempts + 1, due_at = ",
+            at_most_now!("$2"),
+            " + $3::bigint * interval '1 second'
                  WHERE channel = $1 AND alert_id = ANY (ARRAY(SELECT alert_id FROM next))
                  RETURNING alert_id, action, attempts
              ) SELECT ",
@@ -117,7 +127,7 @@ impl Store {
         ))
         .bind(channel)
         .bind(now)
-        .bind(lease_until)
+        .bind(seconds(lease))
         .fetch_optional(&self.pool)
         .await?;
         let claimed = row.map(|row| {
@@ -151,7 +161,7 @@ impl Store {
         Ok(())
     }
 
-    /// The attempt failed: the next one is due at `again_at`, or never.
+    /// The attempt failed: the next one is due after a pause, or never.
     ///
     /// # Errors
     /// The database does not answer; then it is due when the lease is over.
@@ -159,19 +169,24 @@ impl Store {
         &self,
         claimed: &Claimed,
         channel: &str,
-        again_at: Option<DateTime<Utc>>,
+        now: DateTime<Utc>,
+        again_in: Option<TimeDelta>,
         error: &str,
     ) -> Result<(), StoreError> {
-        sqlx::query(
+        sqlx::query(concat!(
             "UPDATE copilot_internal.alert_deliveries
-             SET last_error = $5, due_at = coalesce($4, due_at), state = CASE WHEN $4 IS NULL THEN 'failed' ELSE 'due' END
+             SET last_error = $5, state = CASE WHEN $4 IS NULL THEN 'failed' ELSE 'due' END,
+                 due_at = coalesce(",
+            at_most_now!("$6"),
+            " + $4::bigint * interval '1 second', due_at)
              WHERE alert_id = $1 AND channel = $2 AND state = 'due' AND attempts = $3",
-        )
+        ))
         .bind(claimed.alert.id)
         .bind(channel)
         .bind(claimed.attempt)
-        .bind(again_at)
+        .bind(again_in.map(seconds))
         .bind(error)
+        .bind(now)
         .execute(&self.pool)
         .await?;
         Ok(())
@@ -224,7 +239,7 @@ impl Store {
     pub async fn close_incidents(&self, now: DateTime<Utc>, most: i64) -> Result<u64, StoreError> {
         let closed = sqlx::query(concat!(
             "UPDATE copilot_internal.alert_deliveries
-             SET action = 'resolve', state = 'due', attempts = 0, due_at = $1, sent_at = NULL, last_error = NULL
+             SET action = 'resolve', state = 'due', attempts = 0, due_at = least($1, now()), sent_at = NULL, last_error = NULL
              WHERE channel = 'pagerduty' AND action = 'trigger' AND state = 'sent' AND alert_id = ANY (ARRAY(
                  SELECT d.alert_id FROM copilot_internal.alert_deliveries d
                  JOIN copilot_internal.alerts a ON a.id = d.alert_id
@@ -239,4 +254,9 @@ impl Store {
         .await?;
         Ok(closed.rows_affected())
     }
+}
+
+/// Whole seconds, as the statements take them.
+fn seconds(pause: TimeDelta) -> i64 {
+    pause.num_seconds()
 }

@@ -199,7 +199,7 @@ impl Sender {
 
     async fn send_next(&self, stopped: &mut watch::Receiver<bool>) -> Result<Attempt, StoreError> {
         let (store, now, channel) = (&self.store, self.clock.now(), self.channel.as_str());
-        let Some(claimed) = store.guard(store.claim_delivery(channel, now, now + LEASE)).await? else {
+        let Some(claimed) = store.guard(store.claim_delivery(channel, now, LEASE)).await? else {
             return Ok(Attempt::Nothing);
         };
         if claimed.resolves && !claimed.is_over {
@@ -207,13 +207,13 @@ impl Sender {
             return Ok(Attempt::Done);
         }
         if !claimed.resolves && !claimed.is_news {
-            store.guard(store.not_delivered(&claimed, channel, None, "given up after a day")).await?;
+            store.guard(store.not_delivered(&claimed, channel, now, None, "given up after a day")).await?;
             metrics::alert(channel, "gave_up");
             return Ok(Attempt::Done);
         }
         let Some(notice) = notice(&claimed, self.alerting.enforcement) else {
             let why = "no message can be made of this alert";
-            store.guard(store.not_delivered(&claimed, channel, None, why)).await?;
+            store.guard(store.not_delivered(&claimed, channel, now, None, why)).await?;
             return Ok(Attempt::Done);
         };
         let channels = &self.alerting.channels;
@@ -228,7 +228,7 @@ impl Sender {
             sent = sending => sent,
             () = is_stopped(stopped) => {
                 let why = "the host stopped while it sent";
-                store.guard(store.not_delivered(&claimed, channel, Some(now), why)).await?;
+                store.guard(store.not_delivered(&claimed, channel, now, Some(TimeDelta::zero()), why)).await?;
                 return Ok(Attempt::Done);
             }
         };
@@ -249,14 +249,14 @@ impl Sender {
         let asked = error.retry_after.and_then(|pause| TimeDelta::from_std(pause).ok());
         // A trigger is tried until it is no news any more.
         let is_tried_again = !claimed.resolves || claimed.attempt < MOST_ATTEMPTS;
-        let again_at = is_tried_again.then(|| now + pause(claimed.attempt).max(asked.unwrap_or_default()));
-        store.guard(store.not_delivered(claimed, channel, again_at, &error.to_string())).await?;
-        metrics::alert(channel, if again_at.is_some() { "failed" } else { "gave_up" });
+        let again_in = is_tried_again.then(|| pause(claimed.attempt).max(asked.unwrap_or_default()));
+        store.guard(store.not_delivered(claimed, channel, now, again_in, &error.to_string())).await?;
+        metrics::alert(channel, if again_in.is_some() { "failed" } else { "gave_up" });
         tracing::warn!(
             channel,
             alert = %claimed.alert.id,
             attempt = claimed.attempt,
-            last = again_at.is_none(),
+            last = again_in.is_none(),
             reason = %error,
             "Alert not sent"
         );
