@@ -236,3 +236,20 @@ async fn it_is_told_how_long_the_oldest_record_has_waited_for_the_store() {
     cut.on().await;
     waited(0).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn amounts_that_are_too_large_together_end_no_outage_late_and_keep_nobody_elses_out_of_the_books() {
+    let cut = Cut::start(StoreFailure::Open).await;
+    cut.off(Wire::Refuses).await;
+    // Each is an amount, and ten of them are more than the books can count.
+    for n in 0..10 {
+        let huge = json!({ "tenantId": "globex", "resourceType": "llm", "costId": format!("c-{n}"), "actualCostUsd": "950000000" });
+        cut.host.cost(huge).await;
+    }
+    cut.host.cost(llm_cost("small", "4")).await;
+    cut.database.quota("tenant globex llm day", "1", "0").await;
+    cut.on().await;
+    assert_eq!(cut.books().await, "4.00 + 0.00 of 1");
+    let huge = "SELECT current_spend_usd::bigint FROM copilot_internal.cost_quotas WHERE scope_id = 'globex'";
+    assert_eq!(cut.database.value(huge).await, "950000000");
+}

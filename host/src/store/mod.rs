@@ -107,6 +107,9 @@ impl From<sqlx::Error> for StoreError {
         match &error {
             sqlx::Error::Database(database) if database.constraint().is_some() => Self::Refused(database.to_string()),
             sqlx::Error::Database(database) => match database.code().as_deref() {
+                // An amount beyond what a column or a number holds, before a constraint could say so: what came together
+                // may do so where each by itself does not.
+                Some(code) if code.starts_with("22") => Self::Refused(database.to_string()),
                 // Read-only: a standby. Shutting down, crashed, starting up. And whatever concerns the connection.
                 Some("25006" | "57P01" | "57P02" | "57P03") => Self::Unreachable(database.to_string()),
                 Some(code) if code.starts_with("08") => Self::Unreachable(database.to_string()),
