@@ -117,6 +117,8 @@ impl From<sqlx::Error> for StoreError {
                 Some("57014" | "55P03" | "53300") => Self::Slow(error),
                 _ => Self::Database(error),
             },
+            // This host's own shortage says nothing of the store, and must open no free passage.
+            sqlx::Error::Io(io) if is_shortage(io) => Self::Slow(error),
             sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => {
                 Self::Unreachable(error.to_string())
             }
@@ -124,6 +126,13 @@ impl From<sqlx::Error> for StoreError {
             _ => Self::Database(error),
         }
     }
+}
+
+/// No more descriptors, memory or room in a queue.
+fn is_shortage(error: &std::io::Error) -> bool {
+    use nix::errno::Errno;
+    let shortages = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::ENOBUFS, Errno::EAGAIN];
+    error.raw_os_error().is_some_and(|code| shortages.contains(&Errno::from_raw(code)))
 }
 
 /// A pool of connections to the migrated database.
