@@ -72,6 +72,9 @@ async fn amounts_are_checked() {
         ("\"1000000000.000000001\"", "at most 1000000000 (USD), got 1000000000.000000001"),
         ("1e10", "at most 1000000000 (USD), got 1e10"),
         ("1e999999", "at most 1000000000 (USD)"),
+        // The largest number of nano-dollars that there is, rounded up.
+        ("9223372036.8547758071", "at most 1000000000 (USD), got 9223372036.8547758071"),
+        ("9.2233720368547758071e9", "at most 1000000000 (USD)"),
         ("\"1e3\"", r#"a decimal amount such as "0.05", got "1e3""#),
         ("\" 1\"", "a decimal amount"),
         ("\"$1\"", "a decimal amount"),

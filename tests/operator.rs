@@ -288,6 +288,7 @@ async fn what_a_tier_allows_is_allowed_though_a_hard_limit_was_lower_or_the_tena
     run("tenant onboard acme-corp --tier free");
     run("quota set tenant acme-corp llm day 60 --hard-limit 90");
     run("quota set tenant acme-corp e2b lifetime 5");
+    run("quota set tenant acme-corp gpu day 5");
     let changed = run("tenant set-tier acme-corp enterprise");
     for line in [
         "change quota llm $60.00 → $500.00 a day, hard limit $90.00 → none",
@@ -311,6 +312,9 @@ async fn what_a_tier_allows_is_allowed_though_a_hard_limit_was_lower_or_the_tena
     host.check(json!({ "tenantId": "acme-corp", "resourceType": "e2b", "estimatedCostUsd": 6 }))
         .await
         .expect_status(200);
+    // What the tier says nothing of stays closed: without any quota it would be unlimited.
+    let gpu = json!({ "tenantId": "acme-corp", "resourceType": "gpu", "estimatedCostUsd": 1 });
+    host.check(gpu).await.expect_status(429);
     assert_eq!(run("tenant onboard acme-corp --tier enterprise").pop().as_deref(), Some("Nothing to do."));
 }
 

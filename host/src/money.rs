@@ -119,7 +119,7 @@ impl Money {
                 nanos = nanos.checked_mul(10)?;
             }
         }
-        let amount = Self(nanos + i64::from(round_up));
+        let amount = Self(nanos.checked_add(i64::from(round_up))?);
         (amount <= Self::MAX).then_some(amount)
     }
 

@@ -191,6 +191,11 @@ impl Round<'_> {
             Some(rows) => world.store.guard(rows.admit(&plan.admission, now)).await,
             None => state.link.admit(&plan.admission, now).await,
         };
+        if !matches!(committed, Ok(true)) {
+            // They were denied beside holds that are not there now, or on rows that are older than what has happened since.
+            outcome.again.extend(outcome.denied.drain(..).map(|(job, _)| job));
+            fresh.clear();
+        }
         match committed {
             Ok(true) => {
                 for change in plan.admission.rows {
@@ -212,9 +217,6 @@ impl Round<'_> {
                 }
                 let jobs = plan.admitted.into_iter().map(|(job, _)| job).collect();
                 outcome.again.extend(answer_repeated(world, jobs).await);
-                // Their rows are older than what has happened since.
-                outcome.again.extend(outcome.denied.drain(..).map(|(job, _)| job));
-                fresh.clear();
             }
             Err(StoreError::Refused(_)) if plan.admitted.len() > 1 => {
                 outcome.alone = plan.admitted.into_iter().map(|(job, _)| job).collect();

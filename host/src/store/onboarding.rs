@@ -52,7 +52,7 @@ pub struct Plan {
     pub becomes: (Option<Tier>, Option<PoolId>),
     /// Each quota of the wish, by resource and period.
     pub steps: Vec<Step>,
-    /// The tenant's other quotas: they go on limiting it, but for those that were closed, which go.
+    /// The tenant's other quotas: they go on limiting it, but for those that [`Plan::removes`].
     pub others: Vec<Found>,
 }
 
@@ -94,7 +94,14 @@ pub struct Step {
 impl Plan {
     /// Whether anything would change.
     pub fn changes_anything(&self) -> bool {
-        self.changes_tenant() || self.steps.iter().any(|step| step.writes) || self.others.iter().any(Found::is_closed)
+        self.changes_tenant()
+            || self.steps.iter().any(|step| step.writes)
+            || self.others.iter().any(|other| self.removes(other))
+    }
+
+    /// Whether one of the others goes: it was closed, and without it its resource has a quota all the same.
+    pub fn removes(&self, other: &Found) -> bool {
+        other.is_closed() && self.steps.iter().any(|step| step.key.resource_type == other.key.resource_type)
     }
 
     fn changes_tenant(&self) -> bool {
@@ -147,7 +154,7 @@ impl Store {
             let rule = QuotaRule { limit: step.limit, hard_limit: step.hard_limit, thresholds: None };
             write_rule(&mut transaction, &step.key, &rule, by.at).await?;
         }
-        for closed in plan.others.iter().filter(|found| found.is_closed()) {
+        for closed in plan.others.iter().filter(|other| plan.removes(other)) {
             quotas::delete(&mut transaction, &closed.key, by.at).await?;
         }
         transaction.commit().await?;

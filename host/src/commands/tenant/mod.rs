@@ -189,7 +189,7 @@ fn shown(wish: &Wish, plan: &Plan) -> String {
         [verb.to_owned(), format!("quota {}", step.key.resource_type), limit, period]
     }));
     lines.extend(plan.others.iter().map(|other| {
-        let (verb, note) = if other.is_closed() { ("remove", "closed") } else { ("keep", "not of the tier") };
+        let (verb, note) = if plan.removes(other) { ("remove", "closed") } else { ("keep", "not of the tier") };
         let period = format!("a {}{}, {note}", other.key.period, hard_limit(other.hard_limit, other.hard_limit));
         [verb.to_owned(), format!("quota {}", other.key.resource_type), other.limit.to_string(), period]
     }));
