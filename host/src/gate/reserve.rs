@@ -191,11 +191,7 @@ impl Round<'_> {
             Some(rows) => world.store.guard(rows.admit(&plan.admission, now)).await,
             None => state.link.admit(&plan.admission, now).await,
         };
-        if !matches!(committed, Ok(true)) {
-            // They were denied beside holds that are not there now, or on rows that are older than what has happened since.
-            outcome.again.extend(outcome.denied.drain(..).map(|(job, _)| job));
-            fresh.clear();
-        }
+        let is_committed = matches!(committed, Ok(true));
         match committed {
             Ok(true) => {
                 for change in plan.admission.rows {
@@ -225,6 +221,11 @@ impl Round<'_> {
                 // It is not known whether it was committed: nobody is decided again under the same id.
                 outcome.failed = Some((error, plan.admitted.into_iter().map(|(job, _)| job).collect()));
             }
+        }
+        if !is_committed {
+            // They were denied beside holds that are not there now, or on rows that are older than what has happened since.
+            outcome.again.extend(outcome.denied.drain(..).map(|(job, _)| job));
+            fresh.clear();
         }
         outcome
     }

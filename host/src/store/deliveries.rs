@@ -3,6 +3,8 @@
 //! Locks: `route_alerts` takes alerts and skips those that another host has; the rest touch one delivery each. Nothing
 //! here waits for a quota.
 
+mod routing;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::Row as _;
 
@@ -57,41 +59,9 @@ macro_rules! oldest_news {
     };
 }
 
-impl Store {
-    /// Makes a delivery to each of `channels` for up to `most` alerts that have none yet; those from before `not_before`
-    /// are stale and go nowhere. Summaries are no incidents: PagerDuty is not told. Tells how many alerts there were.
-    ///
-    /// # Errors
-    /// The database does not answer.
-    pub async fn route_alerts(
-        &self,
-        channels: &[&str],
-        not_before: DateTime<Utc>,
-        most: i64,
-    ) -> Result<u64, StoreError> {
-        let routed: i64 = sqlx::query_scalar(
-            "WITH fresh AS MATERIALIZED (
-                 -- The newest first: nobody waits for what has come long before a channel was used.
-                 SELECT id, kind, created_at FROM copilot_internal.alerts WHERE NOT routed
-                 ORDER BY created_at DESC LIMIT $3 FOR UPDATE SKIP LOCKED
-             ), marked AS (
-                 UPDATE copilot_internal.alerts SET routed = true WHERE id = ANY (ARRAY(SELECT id FROM fresh))
-             ), made AS (
-                 INSERT INTO copilot_internal.alert_deliveries (alert_id, channel, due_at)
-                 SELECT fresh.id, channel, least(fresh.created_at, now()) FROM fresh, unnest($1::text[]) AS channel
-                 -- As `oldest_news!`.
-                 WHERE fresh.created_at >= least($2, now() - interval '24 hours') AND NOT (fresh.kind = 'summary' AND channel = 'pagerduty')
-                 ON CONFLICT DO NOTHING
-             ) SELECT count(*) FROM fresh",
-        )
-        .bind(channels)
-        .bind(not_before)
-        .bind(most)
-        .fetch_one(&self.pool)
-        .await?;
-        Ok(u64::try_from(routed).unwrap_or_default())
-    }
+use {at_most_now, is_over, oldest_news};
 
+impl Store {
     /// Takes the delivery to `channel` that is due first, for the time of `lease`; nobody else has it before then.
     ///
     /// # Errors
@@ -192,29 +162,6 @@ impl Store {
         Ok(())
     }
 
-    /// Gives up the deliveries, at most `most` of them, whose alert is no news any more, and those of an incident's end that
-    /// have been due for so long; tells their channels.
-    ///
-    /// # Errors
-    /// The database does not answer.
-    pub async fn give_up_deliveries(&self, now: DateTime<Utc>, most: i64) -> Result<Vec<String>, StoreError> {
-        Ok(sqlx::query_scalar(concat!(
-            "UPDATE copilot_internal.alert_deliveries
-             SET state = 'failed', last_error = coalesce(last_error || '; ', '') || 'given up after a day'
-             WHERE ctid = ANY (ARRAY(
-                 SELECT d.ctid FROM copilot_internal.alert_deliveries d
-                 JOIN copilot_internal.alerts a ON a.id = d.alert_id
-                 WHERE d.state = 'due' AND CASE d.action WHEN 'resolve' THEN d.due_at ELSE a.created_at END < ",
-            oldest_news!("$1"),
-            "    LIMIT $2 FOR UPDATE OF d SKIP LOCKED))
-             RETURNING channel",
-        ))
-        .bind(now)
-        .bind(most)
-        .fetch_all(&self.pool)
-        .await?)
-    }
-
     /// An incident that was to be resolved has begun again: it stays open.
     ///
     /// # Errors
@@ -230,29 +177,6 @@ impl Store {
         .execute(&self.pool)
         .await?;
         Ok(())
-    }
-
-    /// Makes a resolution due for up to `most` incidents that PagerDuty has and that are over; tells how many there were.
-    ///
-    /// # Errors
-    /// The database does not answer.
-    pub async fn close_incidents(&self, now: DateTime<Utc>, most: i64) -> Result<u64, StoreError> {
-        let closed = sqlx::query(concat!(
-            "UPDATE copilot_internal.alert_deliveries
-             SET action = 'resolve', state = 'due', attempts = 0, due_at = least($1, now()), sent_at = NULL, last_error = NULL
-             WHERE channel = 'pagerduty' AND action = 'trigger' AND state = 'sent' AND alert_id = ANY (ARRAY(
-                 SELECT d.alert_id FROM copilot_internal.alert_deliveries d
-                 JOIN copilot_internal.alerts a ON a.id = d.alert_id
-                 LEFT JOIN copilot_internal.cost_quotas q ON q.id = a.quota_id
-                 WHERE d.channel = 'pagerduty' AND d.action = 'trigger' AND d.state = 'sent' AND ",
-            is_over!("$1"),
-            " LIMIT $2))"
-        ))
-        .bind(now)
-        .bind(most)
-        .execute(&self.pool)
-        .await?;
-        Ok(closed.rows_affected())
     }
 }
 

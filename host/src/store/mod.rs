@@ -12,6 +12,7 @@ pub mod costs;
 pub mod decisions;
 pub mod deliveries;
 pub mod embedded;
+mod error;
 pub mod health;
 pub mod inspect;
 pub mod ledger;
@@ -31,10 +32,10 @@ pub mod tenants;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::migrate::MigrateError;
-use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions as _, Connection as _, PgPool};
 
+pub use self::error::StoreError;
 use self::health::Health;
 pub use self::link::Link;
 use self::migration::MIGRATIONS;
@@ -44,96 +45,6 @@ use crate::metrics::StoreGauges;
 const SCHEMA: &str = "copilot_internal";
 /// How long something waits for one of the pool's connections.
 const ACQUIRE_WITHIN: Duration = Duration::from_secs(2);
-
-/// Why the store did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The same id came with another body.
-    #[error("{0}")]
-    Conflict(String),
-    /// A row would break one of the tables' constraints.
-    #[error("{0}")]
-    Refused(String),
-    /// The migrations could not be applied.
-    #[error("cannot migrate the database")]
-    Migrate(#[source] MigrateError),
-    /// Tables with names of ours that no migration of ours has made.
-    #[error("another system's table has a name that Tollgate needs: {}", .0.join(", "))]
-    InTheWay(Vec<String>),
-    /// The replaced system's table is not as it has to be: why, and what to do.
-    #[error("{0} (nothing was changed)")]
-    NotTakenOver(String, Option<String>),
-    /// It cannot be reached: refused, reset, shutting down, read-only, or silent.
-    #[error("the database cannot be reached: {0}")]
-    Unreachable(String),
-    /// It is there, and did not answer in time.
-    #[error("the database did not answer in time")]
-    Slow(#[source] sqlx::Error),
-    /// The database did not answer as it should.
-    #[error("the database did not answer")]
-    Database(#[source] sqlx::Error),
-}
-
-impl StoreError {
-    /// Whether the store counts as down: what a request then gets is the operator's choice.
-    pub const fn is_outage(&self) -> bool {
-        matches!(self, Self::Unreachable(_))
-    }
-
-    /// What to do about it, if that is known.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::InTheWay(tables) => {
-                let table = tables.first().map_or("", String::as_str);
-                Some(format!(
-                    "rename it or move it to another schema (ALTER TABLE {table} SET SCHEMA ...), then start again"
-                ))
-            }
-            Self::NotTakenOver(_, hint) => hint.clone(),
-            Self::Migrate(MigrateError::ExecuteMigration(error, _)) => {
-                let error = error.as_database_error()?.try_downcast_ref::<PgDatabaseError>()?;
-                error.hint().map(str::to_owned)
-            }
-            Self::Database(_) | Self::Unreachable(_) => {
-                Some("check DATABASE_URL, or leave it unset to use the embedded PostgreSQL".into())
-            }
-            Self::Conflict(_) | Self::Refused(_) | Self::Migrate(_) | Self::Slow(_) => None,
-        }
-    }
-}
-
-impl From<sqlx::Error> for StoreError {
-    fn from(error: sqlx::Error) -> Self {
-        match &error {
-            sqlx::Error::Database(database) if database.constraint().is_some() => Self::Refused(database.to_string()),
-            sqlx::Error::Database(database) => match database.code().as_deref() {
-                // An amount beyond what a column or a number holds, before a constraint could say so: what came together
-                // may do so where each by itself does not.
-                Some(code) if code.starts_with("22") => Self::Refused(database.to_string()),
-                // Read-only: a standby. Shutting down, crashed, starting up. And whatever concerns the connection.
-                Some("25006" | "57P01" | "57P02" | "57P03") => Self::Unreachable(database.to_string()),
-                Some(code) if code.starts_with("08") => Self::Unreachable(database.to_string()),
-                // Cancelled after `statement_timeout`, no lock in time, no more connections.
-                Some("57014" | "55P03" | "53300") => Self::Slow(error),
-                _ => Self::Database(error),
-            },
-            // This host's own shortage says nothing of the store, and must open no free passage.
-            sqlx::Error::Io(io) if is_shortage(io) => Self::Slow(error),
-            sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => {
-                Self::Unreachable(error.to_string())
-            }
-            sqlx::Error::PoolTimedOut => Self::Slow(error),
-            _ => Self::Database(error),
-        }
-    }
-}
-
-/// No more descriptors, memory or room in a queue.
-fn is_shortage(error: &std::io::Error) -> bool {
-    use nix::errno::Errno;
-    let shortages = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::ENOBUFS, Errno::EAGAIN];
-    error.raw_os_error().is_some_and(|code| shortages.contains(&Errno::from_raw(code)))
-}
 
 /// A pool of connections to the migrated database.
 #[derive(Clone, Debug)]
