@@ -95,3 +95,22 @@ async fn whatever_moves_money_locks_the_quotas_by_id_and_then_the_reservations()
     assert_eq!(host.database.value("SELECT count(*) FROM copilot_internal.cost_quota_periods").await, "4");
     store.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_denied_beside_a_hold_that_could_not_be_written() {
+    let host = Host::start().await;
+    host.database.quota("tenant acme-corp llm day", "10", "0").await;
+    let mut holder = host.database.options().connect().await.expect("a connection");
+    execute(&mut holder, "BEGIN; UPDATE copilot_internal.cost_quotas SET limit_usd = 10").await;
+    let reserve = |usd: &str| tokio::spawn(Answer::of(host.request("POST", "/v1/reservations").json(&llm(usd))));
+    let first = reserve("1");
+    until("the first waits for the row", || async { host.database.value(WAITING).await == "t" }).await;
+    // These are the next batch. Each fits alone, and together they do not; and no hold of theirs gets written either.
+    let others = [reserve("8"), reserve("8")];
+    for answer in [first].into_iter().chain(others) {
+        let answer = answer.await.expect("no panic").expect_status(503);
+        assert_eq!(answer.word("/error"), "overloaded");
+    }
+    holder.close().await.expect("a closed connection");
+    host.post("/v1/reservations", llm("10")).await.expect_status(201);
+}

@@ -1,5 +1,7 @@
 //! Gates in processes of their own, and their store that can be switched off.
 
+use std::process::Command;
+
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnectOptions;
 
@@ -145,6 +147,34 @@ async fn who_sends_alerts_does_not_wait_for_a_silent_store_either() {
     assert_eq!(finished.code, Some(0));
     let is_cut = |line: &&String| line.contains("The last decisions are not in the decision log");
     assert_eq!(finished.log.iter().find(is_cut), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gate_that_has_no_descriptor_left_is_overloaded_and_its_store_is_not_down() {
+    let apart = Apart::on().await;
+    apart.database.quota("tenant acme-corp llm day", "10.00", "0").await;
+    let gate = apart.serve(&[]);
+    let id = gate.send("POST", "/v1/reservations", llm("1")).await.expect_status(201).word("/reservationId");
+    // The connections of a check are there from now on.
+    gate.send("POST", "/v1/check", llm("100")).await.expect_status(429);
+    // An extension has a connection to the store of its own, and there is nothing to make it of.
+    let limit = |descriptors: &str| {
+        let (pid, limit) = (gate.id().to_string(), format!("--nofile={descriptors}:"));
+        let limited = Command::new("prlimit").args(["--pid", &pid, &limit]).status().expect("prlimit");
+        assert!(limited.success());
+    };
+    let usual = std::fs::read_to_string(format!("/proc/{}/limits", gate.id())).expect("its limits");
+    let usual = usual.lines().find_map(|line| line.strip_prefix("Max open files")).expect("a limit").trim();
+    let usual = usual.split_whitespace().next().expect("a number").to_owned();
+    limit("3");
+    let extend = json!({ "tenantId": "acme-corp", "ttlSeconds": 600 });
+    let path = format!("/v1/reservations/{id}/extend");
+    let answer = gate.send("POST", &path, extend.clone()).await.expect_status(503);
+    assert_eq!(answer.word("/error"), "overloaded");
+    let check = gate.send("POST", "/v1/check", llm("100")).await.expect_status(429);
+    assert_eq!(check.at("/degraded"), json!(null), "no free passage");
+    limit(&usual);
+    gate.send("POST", &path, extend).await.expect_status(200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
