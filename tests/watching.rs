@@ -1,5 +1,8 @@
 //! The folder under watch: what changes there is live by itself, what is half there waits, and what was good stays.
 
+mod candidates;
+mod compiling;
+
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -7,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tollgate::policy::compile::CompileLimits;
 use tollgate::policy::{Folder, Generation, Watch, Workshop};
 
 use crate::harness::{Answer, Host, Scratch, Setup, guests, until};
@@ -167,104 +169,6 @@ async fn a_restart_beside_broken_files_serves_the_last_good_versions() {
     );
 }
 
-/// How often the program that compiles was started.
-fn counting(data: &Scratch) -> (Workshop, impl Fn() -> usize) {
-    use std::os::unix::fs::PermissionsExt as _;
-    let (program, count) = (data.join("counting"), data.join("count"));
-    let script = format!("#!/bin/sh\necho x >> {}\nexec {} \"$@\"\n", count.display(), env!("CARGO_BIN_EXE_tollgate"));
-    fs::write(&program, script).expect("a file");
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("a program");
-    let workshop = Workshop {
-        program: Some(program),
-        compiled: Some(data.join("compiled")),
-        last_good: Some(data.join("last-good")),
-        ..Workshop::default()
-    };
-    (workshop, move || fs::read_to_string(&count).map_or(0, |text| text.lines().count()))
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_was_compiled_is_kept_and_what_was_altered_is_compiled_again() {
-    let (files, data) = (guests::own_folder(), Scratch::new());
-    let open = || {
-        let (workshop, count) = counting(&data);
-        drop(guests::open_with(files.path().to_owned(), workshop));
-        count()
-    };
-    assert_eq!([open(), open()], [1, 1]);
-    for entry in fs::read_dir(data.join("compiled")).expect("a folder").flatten() {
-        let mut code = fs::read(entry.path()).expect("a file");
-        let middle = code.len() / 2;
-        code[middle] ^= 1;
-        fs::write(entry.path(), code).expect("a file");
-    }
-    assert_eq!([open(), open()], [2, 2]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_will_not_compile_is_compiled_once_and_logged_once() {
-    let (files, data) = (guests::own_folder(), Scratch::new());
-    let (workshop, count) = counting(&data);
-    let folder = guests::open_with(files.path().to_owned(), workshop);
-    let before = count();
-    let broken = &of_the_tests("hostile")[..9_000];
-    files.write("odd.wasm", broken);
-    for _ in 0..5 {
-        let generation = folder.reload(crate::harness::instant(crate::harness::NOON)).expect("a folder");
-        assert!(error(&generation, "odd").is_some_and(|error| error.starts_with("does not compile")));
-    }
-    assert_eq!(count(), before + 1);
-}
-
-/// A component with one function of `size` bytes: additions, one after the other.
-fn bomb(size: usize) -> Vec<u8> {
-    fn leb(mut value: usize) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        while value > 0x7f {
-            bytes.push(u8::try_from(value & 0x7f).expect("seven bits") | 0x80);
-            value >>= 7;
-        }
-        bytes.push(u8::try_from(value).expect("seven bits"));
-        bytes
-    }
-    let section = |id: u8, content: &[u8]| [&[id][..], &leb(content.len()), content].concat();
-    // (func (param i32) (result i32) local.get 0 (local.get 0 i32.add)… end)
-    let mut code = vec![0, 0x20, 0];
-    code.extend([0x20, 0, 0x6a].repeat(size / 3));
-    code.push(0x0b);
-    let function = [&[1][..], &leb(code.len()), &code].concat();
-    let module = [
-        b"\0asm\x01\0\0\0".to_vec(),
-        section(1, b"\x01\x60\x01\x7f\x01\x7f"),
-        section(3, b"\x01\0"),
-        section(10, &function),
-    ]
-    .concat();
-    [b"\0asm\x0d\0\x01\0".to_vec(), section(1, &module)].concat()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_compile_bomb_ends_in_the_child_with_a_sentence_and_the_host_goes_on() {
-    let files = guests::own_folder();
-    let tight = |memory_mib, cpu_seconds, wall| Workshop {
-        limits: CompileLimits { memory_mib, cpu_seconds, wall },
-        ..guests::workshop()
-    };
-    files.write("odd.wasm", bomb(3 << 20));
-    let patient = Duration::from_mins(2);
-    for (workshop, wanted) in [
-        (tight(4_096, 1, patient), "takes more than 1 s of processor time to compile; make it smaller"),
-        (tight(300, 60, patient), "takes more than 300 MiB of memory to compile; make it smaller"),
-        (tight(4_096, 60, Duration::from_millis(300)), "not compiled within 300 ms"),
-    ] {
-        // Compiled before, so that the limits are there for the bomb alone.
-        drop(guests::open(guests::SHIPPED.clone()));
-        let folder = guests::open_with(files.path().to_owned(), workshop);
-        assert_eq!(error(&folder.generation(), "odd").as_deref(), Some(wanted));
-        assert!(digest(&folder.generation(), "standard").is_some());
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn while_good_and_bad_files_come_and_go_no_request_fails_and_every_answer_names_a_known_digest() {
     let rounds: usize = std::env::var("TOLLGATE_TEST_RELOADS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
@@ -313,102 +217,4 @@ async fn ask_until(host: &Host, known: &[Value], stopped: &tokio::sync::watch::R
         asked += 1;
     }
     asked
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_candidate_is_asked_in_shadow_and_where_it_disagrees_is_counted_and_stored() {
-    let files = guests::own_folder();
-    guests::install(&files, "every-second-user", "odd", guests::PATIENT);
-    // It has no operator's file of its own: that of the live policy counts, which knows no settings.
-    files.write("odd.next.wasm", of_the_tests("hostile"));
-    let policies = guests::open(files.path().to_owned());
-    let host = Setup { policies, ..Setup::default() }.start().await;
-    host.tenant("acme-corp", Some("odd"), None).await;
-    let candidate = |answer: &Answer| {
-        let policies = answer.at("/policies");
-        let all = policies.as_array().cloned().unwrap_or_default();
-        all.into_iter().find(|policy| policy["name"] == "odd").expect("the policy")["candidate"].clone()
-    };
-    let mut denied = String::new();
-    for n in 1..=4 {
-        let user = format!("u-{n}");
-        let body = json!({ "tenantId": "acme-corp", "userId": user, "resourceType": "llm" });
-        let answer = host.check(body.clone()).await.expect_status(if n % 2 == 1 { 200 } else { 403 });
-        assert_eq!(answer.at("/policy/name"), if n % 2 == 1 { json!("odd") } else { Value::Null });
-        if n == 2 {
-            denied = answer.word("/decisionId");
-        }
-        host.post("/v1/reservations", body).await.expect_status(if n % 2 == 1 { 201 } else { 403 });
-    }
-    // Others have no candidate.
-    host.check(crate::harness::llm("2.00")).await;
-    host.tenant("globex", None, None).await;
-    host.check(json!({ "tenantId": "globex", "resourceType": "llm" })).await.expect_status(200);
-    until("9 compared", || async { candidate(&host.get("/v1/policies").await)["compared"] == 9 }).await;
-    let shown = candidate(&host.get("/v1/policies").await);
-    assert_eq!((&shown["disagreed"], &shown["dropped"], &shown["lastError"]), (&json!(5), &json!(0), &Value::Null));
-    assert_eq!((&shown["digest"], &shown["since"]), (&json!(digest_of("hostile")), &json!(crate::harness::NOON)));
-    let stored = "SELECT count(*) FROM copilot_internal.policy_disagreements WHERE live_outcome = 'denied'
-                  AND live_code = 'even_user' AND candidate_outcome = 'allowed' AND policy_name = 'odd'";
-    until("5 stored", || async { host.database.value(stored).await == "5" }).await;
-    let one =
-        format!("SELECT candidate_digest FROM copilot_internal.policy_disagreements WHERE decision_id = '{denied}'");
-    assert_eq!(host.database.value(&one).await, digest_of("hostile"));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_candidate_that_fails_hurts_nobody_and_says_how() {
-    let files = guests::own_folder();
-    files.write("standard.next.wasm", of_the_tests("hostile"));
-    files.write("standard.next.toml", "timeout_ms = 1000\n[settings]\nbehaviour = \"panic\"\n");
-    files.write("standard.next.fixtures.toml", "");
-    let host = Setup { policies: guests::open(files.path().to_owned()), ..Setup::default() }.start().await;
-    host.check(crate::harness::llm("2.00")).await.expect_status(200);
-    let at = "/policies/0/candidate/lastError/kind";
-    until("its failure", || async { host.get("/v1/policies").await.at(at) == "trap" }).await;
-    let stored = "SELECT count(*) FROM copilot_internal.policy_disagreements
-                  WHERE candidate_outcome = 'failed' AND candidate_code = 'trap'";
-    until("it is stored", || async { host.database.value(stored).await == "1" }).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_candidate_is_promoted_by_its_digest_and_a_rollback_puts_back_what_was_live() {
-    let files = guests::own_folder();
-    guests::install(&files, "every-second-user", "odd", guests::PATIENT);
-    let host = Setup { policies: guests::open(files.path().to_owned()), ..Setup::default() }.start().await;
-    host.tenant("acme-corp", Some("odd"), None).await;
-    let ask = || host.check(json!({ "tenantId": "acme-corp", "userId": "u-2", "resourceType": "llm" }));
-    let change = |what: &'static str, body: Value| {
-        let host = &host;
-        async move { host.post(&format!("/v1/policies/odd/{what}"), body).await }
-    };
-    let none = change("promote", json!({})).await.expect_status(409);
-    assert_eq!((none.at("/error"), none.word("/message").contains("odd.next.wasm")), (json!("policy_conflict"), true));
-    change("rollback", json!({})).await.expect_status(409);
-    files.write("odd.next.wasm", "no component");
-    let refused = change("promote", json!({})).await.expect_status(409);
-    assert!(refused.word("/message").contains("was refused: not a WebAssembly component"), "{}", refused.text);
-    files.write("odd.next.wasm", of_the_tests("hostile"));
-    files.write("odd.next.toml", "timeout_ms = 1000\n[settings]\nbehaviour = \"count\"\n");
-    let other = change("promote", json!({ "digest": digest_of("every-second-user") })).await.expect_status(409);
-    assert!(other.word("/message").starts_with("the candidate for odd is sha256:"), "{}", other.text);
-    assert_eq!(ask().await.expect_status(403).at("/code"), "even_user");
-    change("promote", json!({ "digest": digest_of("hostile") })).await.expect_status(200);
-    assert_eq!(ask().await.expect_status(403).at("/code"), "counted");
-    assert!(!files.join("odd.next.wasm").exists() && !files.join("odd.next.toml").exists());
-    // There and back again, with the texts that belong to each.
-    change("rollback", json!({ "digest": digest_of("hostile") })).await.expect_status(409);
-    change("rollback", json!({})).await.expect_status(200);
-    assert_eq!(ask().await.expect_status(403).at("/code"), "even_user");
-    change("rollback", json!({})).await.expect_status(200);
-    assert_eq!(ask().await.expect_status(403).at("/code"), "counted");
-    // The command does the same to the folder, and the host sees it.
-    let folder = files.path().to_str().expect("a text");
-    let output = crate::harness::tollgate(&["policy", "rollback", "odd", "--policies", folder], &[]);
-    assert!(output.status.success(), "{output:?}");
-    Answer::of(host.request("POST", "/v1/policies/reload")).await.expect_status(200);
-    assert_eq!(ask().await.expect_status(403).at("/code"), "even_user");
-    let output = crate::harness::tollgate(&["policy", "promote", "odd", "--policies", folder], &[]);
-    assert!(String::from_utf8_lossy(&output.stderr).contains("odd has no candidate"), "{output:?}");
-    assert_eq!(output.status.code(), Some(2));
 }
