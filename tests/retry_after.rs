@@ -87,3 +87,24 @@ async fn of_the_quotas_that_deny_the_one_that_resets_last_binds() {
     let for_ever = host.check(llm("0.20")).await.expect_status(429);
     assert_eq!((for_ever.at("/quotaDetails/scope"), for_ever.header("retry-after")), (json!("global"), ""));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn held_money_is_not_waited_for_where_a_hard_limit_is_spent() {
+    let host = Host::start().await;
+    host.database.quota("tenant acme-corp llm month", "10.00", "0").await;
+    host.database.quota("tenant acme-corp llm day", "100.00", "5.00").await;
+    host.database.run("UPDATE copilot_internal.cost_quotas SET hard_limit_usd = 6.00 WHERE period = 'day'").await;
+    host.post("/v1/reservations", llm("1.00")).await.expect_status(201);
+    for path in ["/v1/reservations", "/v1/check"] {
+        // The month would have room again when that has expired, and the day not before tomorrow.
+        let denied = host.post(path, llm("9.50")).await.expect_status(429);
+        assert_eq!((denied.at("/code"), denied.at("/quotaDetails/period")), (json!("limit_exceeded"), json!("month")));
+        assert_eq!(
+            denied.at("/retryAfter"),
+            (instant("2026-02-01T00:00:00Z") - instant("2026-01-04T12:00:00Z")).num_seconds()
+        );
+        // Here only held money is in the way of both.
+        let denied = host.post(path, llm("0.50")).await.expect_status(429);
+        assert_eq!((denied.at("/code"), denied.at("/quotaDetails/period")), (json!("capacity_held"), json!("day")));
+    }
+}

@@ -172,11 +172,8 @@ impl Decision {
                 // Without a quota waiting does not help, whatever the policy says.
                 let retry_after = binding.as_ref().and_then(|_| retry_after_s.or_else(until_reset));
                 let denial = Denial { code, reason, binding, retry_after };
-                (
-                    Some(hard_limit::binding_of_both(denial, hard_limit::exceeded(&facts, facts.request.estimate))),
-                    None,
-                    annotations,
-                )
+                let hard = hard_limit::exceeded(&facts, facts.request.estimate);
+                (Some(hard_limit::binding_of_both(denial, hard, facts.request.at)), None, annotations)
             }
         };
         let outcome = match denial {
@@ -192,10 +189,22 @@ impl Decision {
         self.facts.quotas.iter().min_by_key(|quota| quota.remaining())
     }
 
-    /// Whether it refuses for a quota of which money is held: some of it may come back before the window ends.
+    /// Whether it refuses while money is held of a quota that may be why: some of it may come back before the window ends.
     pub fn is_held_back(&self) -> bool {
-        let binding = self.denial().and_then(|denial| denial.binding.as_ref());
-        binding.is_some_and(|quota| quota.held > Money::ZERO)
+        self.held_back_by().next().is_some()
+    }
+
+    /// The quotas for whose held money a request is refused, each with the start of its window: the binding one is not all
+    /// that may be in the way. None where waiting does not help.
+    pub fn held_back_by(&self) -> impl Iterator<Item = (Uuid, DateTime<Utc>)> {
+        let binding = self.denial().and_then(|denial| denial.binding.as_ref()).map(|quota| quota.id);
+        let estimate = self.facts.request.estimate;
+        let is_in_the_way = move |quota: &&Quota| {
+            let ceiling = quota.hard_limit.map_or(quota.limit, |ceiling| ceiling.min(quota.limit));
+            binding == Some(quota.id) || quota.spend + quota.held + estimate > ceiling
+        };
+        let held = self.facts.quotas.iter().filter(|quota| quota.held > Money::ZERO);
+        held.filter(move |quota| binding.is_some() && is_in_the_way(quota)).map(|quota| (quota.id, quota.window.start))
     }
 
     /// Tells a refused caller to come back when held money does, where only that stands in the way: `expiry` is when

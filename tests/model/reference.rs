@@ -186,7 +186,7 @@ impl Model {
             (true, false) => return None,
             (_, true) if all_held => ("capacity_held", hard),
             (_, true) => ("hard_limit_exceeded", hard),
-            (false, false) if limits_held => ("capacity_held", exceeded),
+            (false, false) if all_held => ("capacity_held", exceeded),
             (false, false) => ("limit_exceeded", exceeded),
         };
         let after = |key: &Key| {

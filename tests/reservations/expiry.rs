@@ -2,9 +2,10 @@
 
 use chrono::TimeDelta;
 use serde_json::json;
+use tokio::task::JoinSet;
 
 use super::{host, with};
-use crate::harness::llm;
+use crate::harness::{Answer, Host, llm};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_held_money_in_the_way_says_when_the_first_of_it_comes_back() {
@@ -59,6 +60,46 @@ async fn expired_money_stands_in_nobodys_way_however_much_of_others_expired_befo
         host.clock.advance(TimeDelta::seconds(90));
         let answer = host.post(path, llm("10.00")).await;
         assert!(answer.json()["allowed"] == json!(true), "{path}: {}", answer.text);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn expired_money_of_several_quotas_stands_in_nobodys_way() {
+    for path in ["/v1/reservations", "/v1/check"] {
+        let host = Host::start().await;
+        host.database.quota("tenant acme-corp llm hour", "10.00", "0").await;
+        host.database.quota("user acme-corp/jane llm day", "10.00", "0").await;
+        let janes = |usd| with(llm(usd), json!({ "userId": "jane" }));
+        // One fills the user's day, and the other the tenant's hour: giving back either leaves the other.
+        host.at("2026-01-04T12:59:30Z");
+        host.reserve(with(janes("10.00"), json!({ "ttlSeconds": 90 }))).await.expect_status(201);
+        host.at("2026-01-04T13:00:00Z");
+        host.reserve(with(llm("10.00"), json!({ "ttlSeconds": 60 }))).await.expect_status(201);
+        host.at("2026-01-04T13:01:00Z");
+        let answer = host.post(path, janes("10.00")).await;
+        assert!(answer.json()["allowed"] == json!(true), "{path}: {}", answer.text);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn expired_money_stands_in_the_way_of_none_of_those_who_come_together() {
+    for path in ["/v1/reservations", "/v1/check"] {
+        let host = Host::start().await;
+        let other = host.beside().await;
+        let tenants: Vec<String> = (0..32).map(|n| format!("tenant-{n}")).collect();
+        let ask = |tenant: &str| with(llm("10.00"), json!({ "tenantId": tenant }));
+        for (n, tenant) in tenants.iter().enumerate() {
+            // What is of one pool shares a batch.
+            host.tenant(tenant, None, Some("eu-team")).await;
+            host.database.quota(&format!("tenant {tenant} llm day"), "10.00", "0").await;
+            // Half of them this host knows already when all come, and half it has to read.
+            [&host, &other][n % 2].reserve(ask(tenant)).await.expect_status(201);
+        }
+        host.clock.advance(TimeDelta::seconds(300));
+        let all = tenants.iter().map(|tenant| Answer::of(host.request("POST", path).json(&ask(tenant))));
+        for answer in all.collect::<JoinSet<_>>().join_all().await {
+            assert!(answer.json()["allowed"] == json!(true), "{path}: {}", answer.text);
+        }
     }
 }
 

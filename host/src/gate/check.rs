@@ -8,6 +8,7 @@ use tokio::sync::Mutex;
 
 use super::guests::{Guests, Undecided};
 use super::lane::Job;
+use super::refusal::GaveBack;
 use super::{GateError, Reply, World};
 use crate::decision::{Decision, Facts, Request};
 use crate::origin::Current;
@@ -43,12 +44,10 @@ pub(super) async fn batch(world: Arc<World>, link: Arc<Mutex<Link>>, jobs: Vec<C
     let mut left = Vec::new();
     let mut held_back = decide_all(&world, &mut link, &generation, jobs, &mut left).await;
     // Held money may be due already: then it comes back, and everybody whom it stood in the way of is decided again.
-    for may_give_back in [true, false] {
-        if held_back.is_empty() {
-            break;
-        }
+    let mut gave_back = GaveBack::default();
+    while !held_back.is_empty() {
         let (jobs, mut decisions): (Vec<CheckJob>, Vec<Decision>) = held_back.into_iter().unzip();
-        match world.when_held_money_returns(&mut decisions, may_give_back).await {
+        match world.when_held_money_returns(&mut decisions, &mut gave_back).await {
             Ok(true) => held_back = decide_all(&world, &mut link, &generation, jobs, &mut left).await,
             Ok(false) => {
                 for (job, decision) in jobs.into_iter().zip(decisions) {

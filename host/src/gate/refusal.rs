@@ -17,6 +17,9 @@ use crate::store::subjects::Subject;
 /// Expired reservations that one statement gives back.
 const DUE_AT_ONCE: i64 = 500;
 
+/// The quotas whose expired money was given back for this batch: of one that cannot be given back nobody waits for ever.
+pub(super) type GaveBack = HashSet<Uuid>;
+
 /// Answers those whose request id was admitted before; returns the others.
 pub(super) async fn answer_repeated(world: &World, jobs: Vec<ReserveJob>) -> Vec<ReserveJob> {
     let asked: Vec<(&TenantId, &str)> =
@@ -53,13 +56,13 @@ pub(super) async fn answer_repeated(world: &World, jobs: Vec<ReserveJob>) -> Vec
     others
 }
 
-/// Answers denials. Where held money stands in the way, expired reservations are given back first, once per batch, and
-/// those requests are decided again; otherwise the caller is told when the first reservation expires.
+/// Answers denials. Where held money stands in the way, expired reservations are given back first, and those requests are
+/// decided again; otherwise the caller is told when the first reservation expires.
 pub(super) async fn refuse(
     world: &World,
     state: &mut LaneState,
     fresh: &mut HashSet<Subject>,
-    gave_back: &mut bool,
+    gave_back: &mut GaveBack,
     denied: Vec<(ReserveJob, Decision)>,
 ) -> Vec<ReserveJob> {
     let (jobs, decisions): (Vec<ReserveJob>, Vec<Decision>) = denied.into_iter().unzip();
@@ -68,10 +71,9 @@ pub(super) async fn refuse(
     let open: HashSet<Uuid> = jobs.iter().map(|job| job.request.id).collect();
     let mut decisions: Vec<Decision> =
         decisions.into_iter().filter(|decision| open.contains(&decision.facts.request.id)).collect();
-    match world.when_held_money_returns(&mut decisions, !*gave_back).await {
+    match world.when_held_money_returns(&mut decisions, gave_back).await {
         Ok(false) => {}
         Ok(true) => {
-            *gave_back = true;
             for job in &jobs {
                 state.known.forget(&job.subject());
                 fresh.remove(&job.subject());
@@ -95,19 +97,14 @@ pub(super) async fn refuse(
 }
 
 impl World {
-    /// For denials in whose way held money stands: when it comes back at the latest. Where some of it is due already,
-    /// and `may_give_back`, it is given back and the answer is `true`: decide again.
+    /// For denials in whose way held money stands: when it comes back at the latest. Where some of it is due already, it is
+    /// given back and the answer is `true`: decide again.
     pub(super) async fn when_held_money_returns(
         &self,
         decisions: &mut [Decision],
-        may_give_back: bool,
+        gave_back: &mut GaveBack,
     ) -> Result<bool, StoreError> {
-        let held_back = decisions.iter().filter(|decision| decision.is_held_back());
-        let window = |decision: &Decision| {
-            let binding = decision.denial()?.binding.as_ref()?;
-            Some((binding.id, binding.window.start))
-        };
-        let mut quotas: Vec<(Uuid, DateTime<Utc>)> = held_back.filter_map(window).collect();
+        let mut quotas: Vec<(Uuid, DateTime<Utc>)> = decisions.iter().flat_map(Decision::held_back_by).collect();
         quotas.sort_unstable();
         quotas.dedup();
         if quotas.is_empty() {
@@ -115,9 +112,11 @@ impl World {
         }
         let expiries: HashMap<_, _> = self.store.guard(self.store.first_expiries(&quotas)).await?.into_iter().collect();
         let now = self.clock.now();
-        if may_give_back && expiries.values().any(|expiry| *expiry <= now) {
-            let held_back: Vec<Uuid> = quotas.into_iter().map(|(id, _)| id).collect();
-            self.expire_due_of(&held_back, now).await?;
+        let is_due = |quota: &Uuid| expiries.get(quota).is_some_and(|expiry| *expiry <= now);
+        let due: Vec<Uuid> =
+            quotas.into_iter().map(|(id, _)| id).filter(|id| is_due(id) && gave_back.insert(*id)).collect();
+        if !due.is_empty() {
+            self.expire_due_of(&due, now).await?;
             return Ok(true);
         }
         for decision in decisions {

@@ -16,7 +16,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::known::Known;
 use super::plan::plan;
 use super::promise::Promise;
-use super::refusal::{answer_repeated, refuse};
+use super::refusal::{GaveBack, answer_repeated, refuse};
 use super::{GateError, Reply, World};
 use crate::decision::{Decision, Request};
 use crate::money::Money;
@@ -94,7 +94,7 @@ pub(super) async fn reserve_batch(world: &World, state: &mut LaneState, jobs: Ve
     let mut left = Vec::new();
     // Subjects that were read for this batch, after its requests had come.
     let mut fresh: HashSet<Subject> = HashSet::new();
-    let mut gave_back = false;
+    let mut gave_back = GaveBack::default();
     for _ in 0..ROUNDS {
         if pending.is_empty() {
             return left;
