@@ -207,6 +207,37 @@ async fn what_happened_before_midnight_is_in_that_days_books_though_the_store_ca
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_quota_that_came_in_an_outage_has_what_was_settled_then_in_the_window_of_its_time() {
+    let cut = Cut::start(StoreFailure::Open).await;
+    cut.host.at("2026-01-04T23:50:00Z");
+    let (_, id) = cut.reserve("10").await;
+    cut.off(Wire::Refuses).await;
+    cut.end(&id, "settle", json!({ "actualCostUsd": 9 })).await.expect_status(200);
+    cut.database.quota("global * llm day", "5", "0").await;
+    cut.host.at("2026-01-05T00:01:00Z");
+    cut.on().await;
+    let windows = "SELECT string_agg(window_start::date || ' ' || spend_usd::numeric(20,2), ', ')
+                   FROM copilot_internal.cost_quota_periods WHERE scope = 'global'";
+    assert_eq!(cut.database.value(windows).await, "2026-01-04 9.00");
+    let open = "SELECT current_spend_usd::numeric(20,2) FROM copilot_internal.cost_quotas WHERE scope = 'global'";
+    assert_eq!(cut.database.value(open).await, "0.00");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_settled_in_an_outage_alerts_nobody_of_a_window_that_is_over() {
+    let cut = Cut::start(StoreFailure::Open).await;
+    cut.host.at("2026-01-04T23:50:00Z");
+    let (_, id) = cut.reserve("10").await;
+    cut.off(Wire::Refuses).await;
+    cut.end(&id, "settle", json!({ "actualCostUsd": 100 })).await.expect_status(200);
+    cut.host.at("2026-01-05T00:01:00Z");
+    cut.on().await;
+    assert_eq!(cut.database.value("SELECT count(*) FROM copilot_internal.alerts").await, "0");
+    let yesterday = "SELECT spend_usd::numeric(20,2) FROM copilot_internal.cost_quota_periods";
+    assert_eq!(cut.database.value(yesterday).await, "100.00");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_in_the_books_is_set_aside_and_the_rest_is() {
     let cut = Cut::start(StoreFailure::Open).await;
     cut.host.cost(llm_cost("twice", "2")).await;

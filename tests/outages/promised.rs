@@ -91,6 +91,20 @@ async fn another_host_settles_what_one_has_promised_and_it_is_in_the_books_when_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn another_host_prolongs_what_one_has_promised_and_its_books_say_so_when_that_one_is_back() {
+    let cut = Cut::start(StoreFailure::Open).await;
+    let other = cut.host.beside().await;
+    cut.off(Wire::Refuses).await;
+    let (_, id) = cut.reserve("10").await;
+    let path = format!("/v1/reservations/{id}/extend");
+    let extended = other.post(&path, json!({ "tenantId": "acme-corp", "ttlSeconds": 3600 })).await.expect_status(200);
+    assert_eq!((extended.at("/degraded"), extended.word("/expiresAt")), (json!(true), "2026-01-04T13:00:00Z".into()));
+    cut.on().await;
+    let expires = "SELECT expires_at = '2026-01-04T13:00:00Z' FROM copilot_internal.reservations";
+    until("it lives longer", || async { cut.database.value(expires).await == "t" }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_ends_a_reservation_that_nobody_knows_waits_for_a_day_and_is_then_set_aside() {
     let cut = Cut::start(StoreFailure::Open).await;
     cut.off(Wire::Refuses).await;

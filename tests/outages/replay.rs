@@ -4,9 +4,17 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use sqlx::{ConnectOptions as _, PgConnection};
+use tollgate::gate::StoreFailure;
 
+use super::Cut;
 use super::process::Apart;
-use crate::harness::{Answer, Binary, Wire, llm_cost, until};
+use crate::harness::{Answer, Binary, Wire, llm, llm_cost, until};
+
+fn a_cost(tenant: &str, id: &str) -> Value {
+    let mut cost = llm_cost(id, "3");
+    cost["tenantId"] = json!(tenant);
+    cost
+}
 
 /// A gate in an outage, with quotas for `acme-corp` and `globex`.
 struct Gate {
@@ -24,9 +32,7 @@ impl Gate {
     }
 
     async fn cost(&self, tenant: &str, id: &str) -> Answer {
-        let mut cost: Value = llm_cost(id, "3");
-        cost["tenantId"] = json!(tenant);
-        self.serving.send("POST", "/v1/costs", cost).await.expect_status(200)
+        self.serving.send("POST", "/v1/costs", a_cost(tenant, id)).await.expect_status(200)
     }
 
     /// Somebody has the tenant's row.
@@ -114,4 +120,73 @@ async fn nobody_waits_for_a_replay_that_waits_for_a_row() {
     let_go(second).await;
     gate.apart.on_again(&gate.serving).await;
     assert_eq!((gate.spent("acme-corp").await, gate.spent("globex").await), ("3.00".into(), "3.00".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_does_not_last_for_a_row_that_somebody_else_has_for_long() {
+    let gate = Gate::start().await;
+    for n in 0..3 {
+        gate.cost("acme-corp", &format!("waits-{n}")).await;
+        gate.cost("globex", &format!("kept-{n}")).await;
+    }
+    let holder = gate.hold("acme-corp").await;
+    gate.apart.on_again(&gate.serving).await;
+    assert_eq!((gate.spent("acme-corp").await, gate.spent("globex").await), ("0.00".into(), "9.00".into()));
+    let_go(holder).await;
+    until("the others are in the books too", || async { gate.spent("acme-corp").await == "9.00" }).await;
+    let again = gate.serving.send("POST", "/v1/costs", a_cost("acme-corp", "waits-0")).await.expect_status(200);
+    assert_eq!(again.at("/duplicate"), json!(true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_in_the_books_is_set_aside_once_however_often_the_replay_begins_anew() {
+    let cut = Cut::start(StoreFailure::Open).await;
+    let (_, id) = cut.reserve("1").await;
+    cut.end(&id, "settle", json!({ "actualCostUsd": 1 })).await.expect_status(200);
+    cut.off(Wire::Refuses).await;
+    // Of the first one only the books know.
+    cut.end(&id, "settle", json!({ "actualCostUsd": 2 })).await.expect_status(200);
+    cut.host.cost(llm_cost("kept", "3")).await.expect_status(200);
+    for sql in [
+        "CREATE SEQUENCE attempts",
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN PERFORM nextval('attempts'); RAISE EXCEPTION 'not now'; END $$",
+        "CREATE TRIGGER fails BEFORE INSERT ON copilot_internal.cost_records FOR EACH ROW EXECUTE FUNCTION fail()",
+    ] {
+        cut.database.run(sql).await;
+    }
+    cut.switch.now(Wire::Forwards);
+    let attempts = || async { cut.database.value("SELECT last_value >= 3 FROM attempts").await == "t" };
+    until("the replay has begun anew", attempts).await;
+    cut.database.run("DROP TRIGGER fails ON copilot_internal.cost_records").await;
+    cut.on().await;
+    assert_eq!(cut.books().await, "4.00 + 0.00 of 2");
+    let files = std::fs::read_dir(cut.host.spool.path()).expect("a folder").flatten().map(|file| file.path());
+    let rejected = files.filter(|file| file.extension().is_some_and(|extension| extension == "rejected"));
+    let rejected: Vec<String> = rejected.map(|file| std::fs::read_to_string(file).expect("records")).collect();
+    let lines: Vec<&str> = rejected.iter().flat_map(|file| file.lines()).collect();
+    assert!(matches!(lines[..], [line] if line.contains(&id)), "{lines:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hosts_that_have_promised_the_same_request_keep_both_promises() {
+    let first = Gate::start().await;
+    let second = first.apart.serve(&[]);
+    let mut request = llm("5");
+    request["requestId"] = json!("the-same");
+    for gate in [&first.serving, &second] {
+        gate.send("POST", "/v1/reservations", request.clone()).await.expect_status(201);
+    }
+    // Both have looked for the request id before either of them keeps it.
+    let holder = first.hold("acme-corp").await;
+    first.apart.switch.now(Wire::Forwards);
+    let waiting = "SELECT count(*) FROM pg_stat_activity
+                   WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    until("both wait", || async { first.apart.database.value(waiting).await == "2" }).await;
+    let_go(holder).await;
+    first.apart.on_again(&first.serving).await;
+    first.apart.on_again(&second).await;
+    let held = "SELECT count(*) || ' ' || count(request_id) || ' ' || sum(held_usd)::numeric(20,2)
+                FROM copilot_internal.reservations";
+    assert_eq!(first.apart.database.value(held).await, "2 1 10.00");
 }

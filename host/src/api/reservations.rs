@@ -21,7 +21,7 @@ use crate::decision::{Outcome, PolicyRef, made_at};
 use crate::gate::{Reserved, Told};
 use crate::money::Money;
 use crate::quota::{Quota, TenantId};
-use crate::store::reservations::{End, Ended, Reservation};
+use crate::store::reservations::{End, Ended, Extended, Reservation};
 
 /// How long money stays set aside where the caller does not say.
 const TTL: TimeDelta = TimeDelta::seconds(300);
@@ -163,15 +163,16 @@ pub async fn extend(
     // Its id says when it was made.
     let until = made_at(id).map_or(now + ttl, |made| (now + ttl).min(made + LONGEST));
     match app.gate.extend(&tenant, id, until, now).await? {
-        Told::Done(Some(extended)) => return Ok(Json(ReservationView::new(extended, now)).into_response()),
-        Told::Done(None) => {}
+        Told::Done(Some(Extended { reservation, is_held: true })) => {
+            Ok(Json(ReservationView::new(reservation, now)).into_response())
+        }
+        Told::Done(Some(ended)) => Err(ApiError::reservation_ended(state(&ended.reservation, now))),
+        Told::Done(None) => Err(no_such()),
         Told::Kept { .. } => {
-            let body = Extended { reservation_id: id, expires_at: Instant(until), degraded: true };
-            return Ok(Json(body).into_response());
+            let body = ExtendedView { reservation_id: id, expires_at: Instant(until), degraded: true };
+            Ok(Json(body).into_response())
         }
     }
-    let ended = app.store.guard(app.store.reservation(&tenant, id)).await?.ok_or_else(no_such)?;
-    Err(ApiError::reservation_ended(state(&ended, now)))
 }
 
 fn parse_id(text: &str) -> Result<Uuid, ApiError> {
@@ -201,7 +202,7 @@ struct Released {
 /// A reservation that will live on when the store is back.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Extended {
+struct ExtendedView {
     reservation_id: Uuid,
     expires_at: Instant,
     degraded: bool,

@@ -21,7 +21,7 @@ use crate::origin::Current;
 use crate::quota::TenantId;
 use crate::store::costs::{Cost, Recorded};
 use crate::store::replay::Promised;
-use crate::store::reservations::{End, Ended, Ending, Reservation};
+use crate::store::reservations::{End, Ended, Ending, Extended};
 
 /// The store can go and come between two looks, but not for ever.
 const TRIES: usize = 3;
@@ -118,16 +118,21 @@ impl Gate {
     /// # Errors
     /// The store did not answer; sending it again is safe.
     pub async fn end(&self, tenant: TenantId, id: Uuid, end: End) -> Result<Told<Option<Ended>>, GateError> {
-        let ending = Ending { id, tenant, end };
-        let entry = Entry::end(&ending, self.world.clock.now());
+        let ending = Ending { id, tenant, end, at: self.world.clock.now() };
+        let entry = Entry::end(&ending);
         let ask = || {
             let lane = &self.money[self.lane(&ending.tenant)];
             send(lane, |reply| MoneyJob::End(ending.clone(), reply))
         };
         let told = self.ask_or_keep(&entry, ask).await?;
-        // Another host has promised it: it will be in the books when that one has brought it there.
+        self.or_wait(told, id, &entry).await
+    }
+
+    /// Keeps what is asked of a reservation that is not there and that another host may have promised: it will be in the
+    /// books when that one has brought it there.
+    async fn or_wait<T>(&self, told: Told<Option<T>>, id: Uuid, entry: &Entry) -> Result<Told<Option<T>>, GateError> {
         let may_wait = matches!(told, Told::Done(None)) && promise::may_be_promised(id, self.world.clock.now());
-        if may_wait && self.world.keep_waiting(&entry).await? {
+        if may_wait && self.world.keep_waiting(entry).await? {
             return Ok(Told::Kept { duplicate: false });
         }
         Ok(told)
@@ -153,7 +158,7 @@ impl Gate {
         Ok(ended)
     }
 
-    /// Prolongs a reservation until `until`, 24 hours after it was made at most. `None` where it is not held.
+    /// Prolongs a reservation until `until`, 24 hours after it was made at most. `None` where there is no such reservation.
     ///
     /// # Errors
     /// The store did not answer.
@@ -163,13 +168,15 @@ impl Gate {
         id: Uuid,
         until: DateTime<Utc>,
         now: DateTime<Utc>,
-    ) -> Result<Told<Option<Reservation>>, GateError> {
+    ) -> Result<Told<Option<Extended>>, GateError> {
         let entry = Entry::Extend { id, tenant: tenant.to_string(), until, at: now };
         let ask = || async {
-            let extended = self.world.store.link().extend(tenant, id, until, now).await;
+            let store = &self.world.store;
+            let extended = store.guard(store.extend(tenant, id, until, now)).await;
             extended.map_err(|error| GateError::Store(Arc::new(error)))
         };
-        self.ask_or_keep(&entry, ask).await
+        let told = self.ask_or_keep(&entry, ask).await?;
+        self.or_wait(told, id, &entry).await
     }
 
     /// Records what an operation really cost, in full and once.

@@ -75,6 +75,12 @@ impl Entry {
         }
     }
 
+    /// As the spool keeps it.
+    pub(super) fn record(&self) -> Vec<u8> {
+        // Strings, numbers and times always have a form.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
     /// Whose money it sets aside without a decision, and how much.
     pub(super) fn promises(&self) -> Option<(&str, Money)> {
         match self {
@@ -83,8 +89,8 @@ impl Entry {
         }
     }
 
-    pub(super) fn end(ending: &Ending, at: DateTime<Utc>) -> Self {
-        let (id, tenant) = (ending.id, ending.tenant.to_string());
+    pub(super) fn end(ending: &Ending) -> Self {
+        let (id, tenant, at) = (ending.id, ending.tenant.to_string(), ending.at);
         match ending.end {
             End::Settle(actual) => Self::Settle { id, tenant, actual_nanos: actual.nanos(), at },
             End::Release | End::Expire => Self::Release { id, tenant, at },
@@ -121,14 +127,8 @@ pub fn waiting_since(path: &Path) -> Option<DateTime<Utc>> {
 /// Records that one statement carries out.
 pub(super) enum Step {
     Reserve(Vec<Promised>),
-    /// All of one second, so that they share their time.
-    End(Vec<Ending>, DateTime<Utc>),
-    Extend {
-        id: Uuid,
-        tenant: TenantId,
-        until: DateTime<Utc>,
-        at: DateTime<Utc>,
-    },
+    End(Vec<Ending>),
+    Extend { id: Uuid, tenant: TenantId, until: DateTime<Utc>, at: DateTime<Utc> },
     Cost(Vec<Cost>),
 }
 
@@ -150,10 +150,10 @@ impl Step {
             }
             Entry::Settle { id, tenant, actual_nanos, at } => {
                 let end = End::Settle(Money::from_nanos(actual_nanos));
-                Self::End(vec![Ending { id, tenant: TenantId::parse(&tenant)?, end }], at)
+                Self::End(vec![Ending { id, tenant: TenantId::parse(&tenant)?, end, at }])
             }
             Entry::Release { id, tenant, at } => {
-                Self::End(vec![Ending { id, tenant: TenantId::parse(&tenant)?, end: End::Release }], at)
+                Self::End(vec![Ending { id, tenant: TenantId::parse(&tenant)?, end: End::Release, at }])
             }
             Entry::Extend { id, tenant, until, at } => {
                 Self::Extend { id, tenant: TenantId::parse(&tenant)?, until, at }
@@ -184,13 +184,13 @@ impl Step {
         })
     }
 
-    /// By kind, and ends by their second; otherwise records stay in their order.
-    pub(super) const fn rank(&self) -> (u8, i64) {
+    /// By kind; otherwise records stay in their order.
+    pub(super) const fn rank(&self) -> u8 {
         match self {
-            Self::Reserve(_) => (0, 0),
-            Self::Extend { .. } => (1, 0),
-            Self::End(_, at) => (2, at.timestamp()),
-            Self::Cost(_) => (3, 0),
+            Self::Reserve(_) => 0,
+            Self::Extend { .. } => 1,
+            Self::End(_) => 2,
+            Self::Cost(_) => 3,
         }
     }
 
@@ -211,13 +211,10 @@ impl Step {
                 }
                 batch.extend(more);
             }
-            (Self::End(batch, at), Self::End(more, then))
-                if batch.len() < LARGEST_BATCH
-                    && at.timestamp() == then.timestamp()
-                    && more.iter().all(|new| batch.iter().all(|old| old.id != new.id)) =>
+            (Self::End(batch), Self::End(more))
+                if batch.len() < LARGEST_BATCH && more.iter().all(|new| batch.iter().all(|old| old.id != new.id)) =>
             {
                 batch.extend(more);
-                *at = (*at).max(then);
             }
             (Self::Cost(batch), Self::Cost(more)) if batch.len() < LARGEST_BATCH => batch.extend(more),
             (_, next) => return Err(next),
@@ -228,16 +225,28 @@ impl Step {
     pub(super) fn one_by_one(self) -> Vec<Self> {
         match self {
             Self::Reserve(all) => all.into_iter().map(|one| Self::Reserve(vec![one])).collect(),
-            Self::End(all, at) => all.into_iter().map(|one| Self::End(vec![one], at)).collect(),
+            Self::End(all) => all.into_iter().map(|one| Self::End(vec![one])).collect(),
             Self::Cost(all) => all.into_iter().map(|one| Self::Cost(vec![one])).collect(),
             extend @ Self::Extend { .. } => vec![extend],
+        }
+    }
+
+    /// As they were kept.
+    pub(super) fn entries(&self) -> Vec<Entry> {
+        match self {
+            Self::Reserve(all) => all.iter().map(Entry::reserve).collect(),
+            Self::End(all) => all.iter().map(Entry::end).collect(),
+            Self::Extend { id, tenant, until, at } => {
+                vec![Entry::Extend { id: *id, tenant: tenant.to_string(), until: *until, at: *at }]
+            }
+            Self::Cost(all) => all.iter().map(Entry::cost).collect(),
         }
     }
 
     pub(super) fn len(&self) -> usize {
         match self {
             Self::Reserve(all) => all.len(),
-            Self::End(all, _) => all.len(),
+            Self::End(all) => all.len(),
             Self::Cost(all) => all.len(),
             Self::Extend { .. } => 1,
         }

@@ -137,14 +137,12 @@ impl World {
 
     /// Keeps what is to be in the books later. Tells whether it did: not if the store is back.
     pub(super) async fn keep(&self, entry: &Entry) -> Result<bool, GateError> {
-        let record = serde_json::to_vec(entry).map_err(|error| GateError::Spool(error.to_string()))?;
-        Self::is_kept(self.outages.spool.append(record).await)
+        Self::is_kept(self.outages.spool.append(entry.record()).await)
     }
 
     /// Keeps what ends a reservation that another host has promised, until that is in the books.
     pub(super) async fn keep_waiting(&self, entry: &Entry) -> Result<bool, GateError> {
-        let record = serde_json::to_vec(entry).map_err(|error| GateError::Spool(error.to_string()))?;
-        Self::is_kept(self.outages.spool.append_always(record).await)
+        Self::is_kept(self.outages.spool.append_always(entry.record()).await)
     }
 
     fn is_kept(appended: Result<(), SpoolError>) -> Result<bool, GateError> {

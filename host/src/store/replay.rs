@@ -63,6 +63,8 @@ const KEEP: &str = concat!(
          FROM s
          -- Counting makes the quotas' locks come first.
          WHERE (SELECT count(*) FROM locked) >= 0
+         -- Hosts that were promised the same request ids wait for each other, and do not deadlock.
+         ORDER BY s.tenant_id, s.request_id
          ON CONFLICT (id) DO NOTHING
          RETURNING id
      ), charge AS MATERIALIZED (

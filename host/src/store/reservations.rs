@@ -4,7 +4,7 @@ mod ending;
 
 use chrono::{DateTime, Utc};
 use sqlx::Row as _;
-use sqlx::postgres::PgRow;
+use sqlx::postgres::{PgConnection, PgRow};
 use uuid::Uuid;
 
 use super::{Link, Store, StoreError, column};
@@ -79,13 +79,53 @@ fn reservation(row: &PgRow, first: usize) -> Result<Reservation, sqlx::Error> {
     })
 }
 
-fn expiring(row: &PgRow) -> Result<Ending, StoreError> {
+fn expiring(row: &PgRow, at: DateTime<Utc>) -> Result<Ending, StoreError> {
     let tenant = TenantId::parse(row.try_get(1)?).map_err(|fault| sqlx::Error::Decode(fault.into()))?;
-    Ok(Ending { id: row.try_get(0)?, tenant, end: End::Expire })
+    Ok(Ending { id: row.try_get(0)?, tenant, end: End::Expire, at })
 }
 
+/// A reservation whose time was asked to be prolonged.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Extended {
+    /// As it stands now.
+    pub reservation: Reservation,
+    /// It was held, and lives longer; otherwise it has ended.
+    pub is_held: bool,
+}
+
+const EXTEND: &str = concat!(
+    "UPDATE copilot_internal.reservations r
+     SET expires_at = greatest(r.expires_at, least($3, r.created_at + interval '24 hours'))
+     WHERE r.id = $1 AND r.tenant_id = $2 AND r.state = 'held' AND r.expires_at > $4
+     RETURNING ",
+    reservation_columns!()
+);
+
+async fn extend(
+    connection: &mut PgConnection,
+    tenant: &TenantId,
+    id: Uuid,
+    until: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> Result<Option<Extended>, StoreError> {
+    let query = sqlx::query(EXTEND).bind(id).bind(tenant.as_str()).bind(until).bind(now);
+    let mut row = query.fetch_optional(&mut *connection).await?;
+    let is_held = row.is_some();
+    if !is_held {
+        row = sqlx::query(ONE).bind(id).bind(tenant.as_str()).fetch_optional(connection).await?;
+    }
+    let reservation = row.as_ref().map(|row| reservation(row, 0)).transpose()?;
+    Ok(reservation.map(|reservation| Extended { reservation, is_held }))
+}
+
+const ONE: &str = concat!(
+    "SELECT ",
+    reservation_columns!(),
+    " FROM copilot_internal.reservations r WHERE r.id = $1 AND r.tenant_id = $2"
+);
+
 impl Link {
-    /// Prolongs a reservation that is held; it never lives longer than 24 hours. `None` where it is not held.
+    /// As [`Store::extend`].
     ///
     /// # Errors
     /// The database does not answer.
@@ -95,26 +135,29 @@ impl Link {
         id: Uuid,
         until: DateTime<Utc>,
         now: DateTime<Utc>,
-    ) -> Result<Option<Reservation>, StoreError> {
+    ) -> Result<Option<Extended>, StoreError> {
         let mut connection = self.take().await?;
-        let query = sqlx::query(concat!(
-            "UPDATE copilot_internal.reservations r
-             SET expires_at = greatest(r.expires_at, least($3, r.created_at + interval '24 hours'))
-             WHERE r.id = $1 AND r.tenant_id = $2 AND r.state = 'held' AND r.expires_at > $4
-             RETURNING ",
-            reservation_columns!()
-        ))
-        .bind(id)
-        .bind(tenant.as_str())
-        .bind(until)
-        .bind(now);
-        let row = self.guard(async { Ok(query.fetch_optional(&mut connection).await?) }).await;
-        let extended = row.and_then(|row| Ok(row.as_ref().map(|row| reservation(row, 0)).transpose()?));
+        let extended = self.guard(extend(&mut connection, tenant, id, until, now)).await;
         self.give_back(connection, extended)
     }
 }
 
 impl Store {
+    /// Prolongs a reservation that is held; it never lives longer than 24 hours. `None` where the tenant has no such.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn extend(
+        &self,
+        tenant: &TenantId,
+        id: Uuid,
+        until: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) -> Result<Option<Extended>, StoreError> {
+        let mut connection = self.pool.acquire().await?;
+        extend(&mut connection, tenant, id, until, now).await
+    }
+
     /// Reservations that are held though their time is over, the oldest first.
     ///
     /// # Errors
@@ -128,7 +171,7 @@ impl Store {
         .bind(most)
         .fetch_all(&self.pool)
         .await?;
-        rows.iter().map(expiring).collect()
+        rows.iter().map(|row| expiring(row, now)).collect()
     }
 
     /// As [`Store::due`], of those that one of `quotas` holds.
@@ -145,7 +188,7 @@ impl Store {
         .bind(quotas)
         .fetch_all(&self.pool)
         .await?;
-        rows.iter().map(expiring).collect()
+        rows.iter().map(|row| expiring(row, now)).collect()
     }
 
     /// For each of `quotas` of which reservations hold money in its window that starts then: when the first of them expires.
@@ -176,15 +219,7 @@ impl Store {
     /// # Errors
     /// The database does not answer.
     pub async fn reservation(&self, tenant: &TenantId, id: Uuid) -> Result<Option<Reservation>, StoreError> {
-        let row = sqlx::query(concat!(
-            "SELECT ",
-            reservation_columns!(),
-            " FROM copilot_internal.reservations r WHERE r.id = $1 AND r.tenant_id = $2"
-        ))
-        .bind(id)
-        .bind(tenant.as_str())
-        .fetch_optional(&self.pool)
-        .await?;
+        let row = sqlx::query(ONE).bind(id).bind(tenant.as_str()).fetch_optional(&self.pool).await?;
         Ok(row.as_ref().map(|row| reservation(row, 0)).transpose()?)
     }
 

@@ -32,6 +32,8 @@ pub struct Ending {
     pub tenant: TenantId,
     /// How.
     pub end: End,
+    /// When that was asked for, or was due.
+    pub at: DateTime<Utc>,
 }
 
 /// What an ending came to.
@@ -49,10 +51,11 @@ pub struct Ended {
 
 const END: &str = concat!(
     "WITH op AS MATERIALIZED (
-         SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[]) AS op (id, tenant_id, kind, nanos)
+         SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $6::timestamptz[])
+              AS op (id, tenant_id, kind, nanos, at)
      ), s AS MATERIALIZED (
          -- A look for each: planned while the table was empty, a join would read all of it ever after.
-         SELECT op.kind, r.*
+         SELECT op.kind, op.at, r.*
          FROM op CROSS JOIN LATERAL (
              SELECT r.id, r.tenant_id, r.user_id, r.resource_type, r.quota_ids, r.window_starts
              FROM copilot_internal.reservations r WHERE r.id = op.id AND r.tenant_id = op.tenant_id LIMIT 1
@@ -61,7 +64,7 @@ const END: &str = concat!(
          SELECT s.id AS reservation, h.quota, h.window_start
          FROM s, unnest(s.quota_ids, s.window_starts) AS h (quota, window_start)
      ), newcomer AS MATERIALIZED (
-         SELECT s.id AS reservation, q.id AS quota
+         SELECT s.id AS reservation, q.id AS quota, s.at
          FROM s ",
     its_tenant!(),
     " CROSS JOIN LATERAL (",
@@ -80,21 +83,21 @@ const END: &str = concat!(
          WHERE r.id = ANY (ARRAY(SELECT id FROM s)) AND (SELECT count(*) FROM locked) >= 0
          ORDER BY r.id FOR UPDATE
      ), effective AS MATERIALIZED (
-         SELECT op.kind, op.nanos * 0.000000001 AS actual, prior.id, prior.state, prior.held_usd,
-                prior.state <> 'held' OR prior.expires_at <= $5 AS late
+         SELECT op.kind, op.at, op.nanos * 0.000000001 AS actual, prior.id, prior.state, prior.held_usd,
+                prior.state <> 'held' OR prior.expires_at <= op.at AS late
          FROM op JOIN prior USING (id)
          WHERE CASE op.kind
              WHEN 'settle' THEN prior.state <> 'settled'
-             WHEN 'release' THEN prior.state = 'held' AND prior.expires_at > $5
-             ELSE prior.state = 'held' AND prior.expires_at <= $5
+             WHEN 'release' THEN prior.state = 'held' AND prior.expires_at > op.at
+             ELSE prior.state = 'held' AND prior.expires_at <= op.at
          END
      ), ended AS (
          UPDATE copilot_internal.reservations r
          SET state = CASE e.kind WHEN 'settle' THEN 'settled' WHEN 'release' THEN 'released' ELSE 'expired' END,
              actual_usd = CASE e.kind WHEN 'settle' THEN e.actual END,
              late = e.kind = 'settle' AND e.late,
-             ended_at = coalesce(r.ended_at, $5),
-             settled_at = CASE e.kind WHEN 'settle' THEN $5 END
+             ended_at = coalesce(r.ended_at, e.at),
+             settled_at = CASE e.kind WHEN 'settle' THEN e.at END
          FROM effective e WHERE r.id = e.id
      ), ",
     stood!("$5"),
@@ -105,7 +108,9 @@ const END: &str = concat!(
                     coalesce(e.actual, 0) AS usd, CASE e.state WHEN 'held' THEN e.held_usd ELSE 0 END AS freed
              FROM effective e JOIN hold ON hold.reservation = e.id JOIN stood ON stood.id = hold.quota
              UNION ALL
-             SELECT stood.id, stood.window_start, e.actual, 0
+             -- In the window of its time: it may come from an outage that was over a window later.
+             SELECT stood.id,
+                    least(stood.window_start, copilot_internal.window_start(stood.period, newcomer.at)), e.actual, 0
              FROM effective e JOIN newcomer ON newcomer.reservation = e.id JOIN stood ON stood.id = newcomer.quota
          ) AS each
          GROUP BY 1, 2
@@ -144,6 +149,7 @@ async fn end(connection: &mut PgConnection, endings: &[Ending], now: DateTime<Ut
                 .collect::<Vec<_>>(),
         )
         .bind(now)
+        .bind(column(endings, |ending| ending.at))
         .fetch_all(connection)
         .await?;
     let mut ended: Vec<Ended> = Vec::with_capacity(endings.len());
@@ -164,7 +170,8 @@ async fn end(connection: &mut PgConnection, endings: &[Ending], now: DateTime<Ut
 
 impl Link {
     /// Ends reservations, each at most once, in one transaction; answers in no order. An ending whose reservation is
-    /// not there has no answer. No reservation may be named twice in one call.
+    /// not there has no answer. No reservation may be named twice in one call. Each ends at its own time; `now` says
+    /// which windows are open.
     ///
     /// # Errors
     /// The database does not answer, or a constraint does not hold; then nothing was changed.
