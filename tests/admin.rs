@@ -1,8 +1,9 @@
 //! Quotas and tenants by the administrator's routes.
 
 use serde_json::json;
+use tollgate::store::migrate;
 
-use crate::harness::{Host, llm, llm_cost};
+use crate::harness::{Database, Host, Setup, llm, llm_cost};
 
 const RULES: &str =
     "SELECT string_agg(concat_ws(' ', scope, scope_id, resource_type, period), ', ' ORDER BY scope, scope_id, period)
@@ -200,10 +201,47 @@ async fn the_tables_own_constraints_refuse_what_an_operator_cannot_mean() {
         ("scope = 'user'", "scope_id_fits_scope"),
         ("resource_type = 'LLM'", "resource_type_is_a_word"),
         ("thresholds = '{0}'", "thresholds_are_percents"),
+        ("thresholds = '{NULL}'", "thresholds_are_numbers"),
+        ("period_start = 'infinity'", "period_starts_before_the_year_10000"),
+        ("override_limit_usd = 1, override_until = 'infinity'", "override_ends_before_the_year_10000"),
     ] {
         let refusal = host.database.refuses(&format!("UPDATE copilot_internal.cost_quotas SET {change}")).await;
         assert!(refusal.contains(&format!("cost_quotas_{constraint}")), "{change}: {refusal}");
     }
     let twice = "INSERT INTO copilot_internal.cost_quotas (scope, scope_id, resource_type, limit_usd) VALUES ('tenant', 'acme-corp', 'llm', 1)";
     assert!(host.database.refuses(twice).await.contains("cost_quotas_one_per_rule"));
+    let everybody = "INSERT INTO copilot_internal.tenants (tenant_id, pool) VALUES ('acme-corp', '*')";
+    assert!(host.database.refuses(everybody).await.contains("tenants_pool_is_not_everybody"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_nobody_could_read_are_mended_by_the_migration_that_takes_no_more_of_them() {
+    let database = Database::before("0013").await;
+    for key in ["tenant acme-corp llm day", "tenant acme-corp llm week", "tenant acme-corp llm month"] {
+        database.quota(key, "50.00", "1.00").await;
+    }
+    database
+        .run(
+            "UPDATE copilot_internal.cost_quotas SET override_limit_usd = 60, override_until = 'infinity' WHERE period = 'day';
+             UPDATE copilot_internal.cost_quotas SET override_limit_usd = 60, override_until = '-infinity' WHERE period = 'week';
+             UPDATE copilot_internal.cost_quotas SET period_start = 'infinity', thresholds = '{80,NULL}' WHERE period = 'month';
+             INSERT INTO copilot_internal.tenants (tenant_id, pool) VALUES ('acme-corp', '*')",
+        )
+        .await;
+    migrate(&database.options()).await.expect("this version");
+    let host = Setup { database: Some(database.clone()), ..Setup::default() }.start().await;
+    let tenant = host.get("/v1/tenants/acme-corp").await.expect_status(200);
+    assert_eq!(tenant.at("/pool"), json!(null));
+    let quotas = host.get("/v1/quotas?scopeId=acme-corp").await.expect_status(200).at("/quotas");
+    let told: Vec<String> = quotas
+        .as_array()
+        .expect("quotas")
+        .iter()
+        .map(|quota| format!("{} {} {}", quota["period"], quota["override"]["until"], quota["thresholds"]))
+        .collect();
+    assert_eq!(
+        told,
+        [r#""day" "9999-12-31T23:59:59Z" [80,90,100]"#, r#""week" null [80,90,100]"#, r#""month" null [80]"#]
+    );
+    host.post("/v1/reservations", llm("1")).await.expect_status(201);
 }

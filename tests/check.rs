@@ -123,9 +123,7 @@ async fn many_checks_at_once_are_answered_each_on_its_own_quotas() {
 async fn a_row_that_cannot_be_read_is_in_nobody_elses_way() {
     let host = Host::start().await;
     host.put("/v1/quotas/tenant/acme-corp/llm/day", json!({ "limitUsd": 100 })).await.expect_status(201);
-    // Of no instant that a host can count with.
-    let unreadable = "UPDATE copilot_internal.cost_quotas SET override_limit_usd = 500, override_until = 'infinity'";
-    host.database.run(unreadable).await;
+    host.database.holds_what_cannot_be_read().await;
     let globex = json!({ "tenantId": "globex", "resourceType": "llm", "estimatedCostUsd": 1 });
     for path in ["/v1/check", "/v1/reservations"] {
         for _ in 0..3 {

@@ -4,6 +4,7 @@ use chrono::TimeDelta;
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
+use tokio::task::JoinSet;
 use tollgate::gate::Gate;
 use tollgate::store::Store;
 use tollgate::worker;
@@ -113,4 +114,27 @@ async fn nobody_is_denied_beside_a_hold_that_could_not_be_written() {
     }
     holder.close().await.expect("a closed connection");
     host.post("/v1/reservations", llm("10")).await.expect_status(201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_for_a_decision_log_that_somebody_has_locked() {
+    let host = Host::start().await;
+    host.database.quota("tenant acme-corp llm day", "1", "1").await;
+    let mut holder = host.database.options().connect().await.expect("a connection");
+    execute(&mut holder, "BEGIN; LOCK TABLE copilot_internal.decisions").await;
+    // More than the queue of the log and what is being written take.
+    let mut asking = JoinSet::new();
+    for _ in 0..32 {
+        let requests: Vec<_> = (0..300).map(|_| host.request("POST", "/v1/check").json(&llm("1"))).collect();
+        asking.spawn(async move {
+            for request in requests {
+                Answer::of(request).await.expect_status(429);
+            }
+        });
+    }
+    asking.join_all().await;
+    holder.close().await.expect("a closed connection");
+    // What it had room for is there.
+    let stored = "SELECT count(*) >= 8192 FROM copilot_internal.decisions";
+    until("what was kept is in the log", || async { host.database.value(stored).await == "t" }).await;
 }

@@ -5,6 +5,7 @@
 // words
 pub mod causes;
 pub mod clock;
+mod contained;
 pub mod decimal;
 pub mod decision;
 pub mod metrics;

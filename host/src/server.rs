@@ -118,15 +118,8 @@ pub async fn serve(
     }
     watch.abort();
     let last = async {
-        if let Err(panic) = worker.await {
-            tracing::error!(reason = %panic, "The worker ended early");
-        }
-        if let Err(panic) = waiting.await {
-            tracing::error!(reason = %panic, "The worker of what waits ended early");
-        }
-        if let Err(panic) = alerts.await {
-            tracing::error!(reason = %panic, "The worker of alerts ended early");
-        }
+        // None of them ends by itself before it is told to.
+        let _ = tokio::join!(worker, waiting, alerts);
         app.gate.flush().await;
     };
     if tokio::time::timeout(LAST_WORDS, last).await.is_err() {

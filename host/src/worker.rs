@@ -15,6 +15,7 @@ use tokio::time::MissedTickBehavior;
 use self::retention::Retention;
 use crate::causes;
 use crate::clock::Clock;
+use crate::contained::kept_up;
 use crate::gate::{Gate, GateError};
 use crate::store::{Store, StoreError};
 
@@ -29,13 +30,11 @@ const ROWS_AT_ONCE: i64 = 500;
 
 /// Works until `stopped` says so, and never stops within a statement. Every host of a database may have one: what one
 /// does, another finds done. `keep_days`: how long decisions are kept; `None` is for ever.
-pub async fn run(
-    gate: Arc<Gate>,
-    store: Store,
-    clock: Clock,
-    keep_days: Option<u32>,
-    mut stopped: watch::Receiver<bool>,
-) {
+pub async fn run(gate: Arc<Gate>, store: Store, clock: Clock, keep_days: Option<u32>, stopped: watch::Receiver<bool>) {
+    kept_up("the worker", || work(&gate, &store, &clock, keep_days, stopped.clone())).await;
+}
+
+async fn work(gate: &Gate, store: &Store, clock: &Clock, keep_days: Option<u32>, mut stopped: watch::Receiver<bool>) {
     let mut retention = Retention::new(keep_days);
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -47,23 +46,23 @@ pub async fn run(
         if store.health().is_down() {
             continue;
         }
-        if let Err(error) = expire(&gate).await {
+        if let Err(error) = expire(gate).await {
             tracing::warn!(reason = causes::chain(&error), "Expired reservations not given back");
         }
-        if let Err(error) = end_overrides(&store, &clock).await {
+        if let Err(error) = end_overrides(store, clock).await {
             tracing::warn!(reason = causes::chain(&error), "Overrides that are over not taken away");
         }
         if tick % TICKS_TO_ROLL_OVER == 0
-            && let Err(error) = alerts::give_up(&store, &clock).await
+            && let Err(error) = alerts::give_up(store, clock).await
         {
             tracing::warn!(reason = causes::chain(&error), "Alerts that are no news any more not given up");
         }
         if tick % TICKS_TO_ROLL_OVER == 0
-            && let Err(error) = roll_over(&store, &clock).await
+            && let Err(error) = roll_over(store, clock).await
         {
             tracing::warn!(reason = causes::chain(&error), "Windows not rolled over");
         }
-        if let Err(error) = store.guard(retention.tick(&store, clock.now())).await {
+        if let Err(error) = store.health().guard(retention.tick(store, clock.now())).await {
             tracing::warn!(
                 reason = causes::chain(&error),
                 "Days of the decision log not made or dropped; tried again later"
@@ -74,7 +73,11 @@ pub async fn run(
 
 /// Brings into the books what waits for reservations that another host has promised, as soon as they are there. Beside
 /// [`run`], in which a statement may wait for the lock of another tenant's quota.
-pub async fn try_waiting(gate: Arc<Gate>, mut stopped: watch::Receiver<bool>) {
+pub async fn try_waiting(gate: Arc<Gate>, stopped: watch::Receiver<bool>) {
+    kept_up("the worker of what waits", || wait(&gate, stopped.clone())).await;
+}
+
+async fn wait(gate: &Gate, mut stopped: watch::Receiver<bool>) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -90,7 +93,11 @@ pub async fn try_waiting(gate: Arc<Gate>, mut stopped: watch::Receiver<bool>) {
 
 /// Asks the store, again and again, whether it is there: tells the gate when it is not, and brings the books up to date
 /// when it is again. `is_migrated`: the database is at this version; otherwise it is brought to it first.
-pub async fn watch_store(gate: Arc<Gate>, store: Store, mut is_migrated: bool, mut stopped: watch::Receiver<bool>) {
+pub async fn watch_store(gate: Arc<Gate>, store: Store, is_migrated: bool, stopped: watch::Receiver<bool>) {
+    kept_up("the watch of the store", || watch(&gate, &store, is_migrated, stopped.clone())).await;
+}
+
+async fn watch(gate: &Gate, store: &Store, mut is_migrated: bool, mut stopped: watch::Receiver<bool>) {
     let mut probe = store.probe();
     let mut complaint = Complaint::default();
     let mut ticks = tokio::time::interval(PROBE_EVERY);
@@ -102,7 +109,7 @@ pub async fn watch_store(gate: Arc<Gate>, store: Store, mut is_migrated: bool, m
         }
         match probe.ask().await {
             Ok(()) if store.health().is_down() => {
-                if let Err(reason) = recover(&gate, &store, &mut is_migrated).await
+                if let Err(reason) = recover(gate, store, &mut is_migrated).await
                     && complaint.is_news(&reason)
                 {
                     tracing::error!(reason, "The books are not up to date yet");
@@ -150,7 +157,7 @@ impl Complaint {
 /// # Errors
 /// The store did not answer, or not before somebody would have waited for this.
 pub async fn make_days(store: &Store, clock: &Clock) -> Result<(), StoreError> {
-    store.guard(retention::make_days(store, clock.now().date_naive())).await.map(drop)
+    store.health().guard(retention::make_days(store, clock.now().date_naive())).await.map(drop)
 }
 
 /// Gives back everything that is due.

@@ -1,6 +1,7 @@
 //! One embedded PostgreSQL for the whole test process, and in it a database for each test.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::future::Future;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -10,6 +11,9 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Column as _, ConnectOptions as _, Connection as _, Row as _, ValueRef as _};
 use tollgate::store;
 use tollgate::store::embedded::Embedded;
+
+use super::Scratch;
+use super::guests::repository;
 
 /// Migrated once; each test's database is a copy.
 const TEMPLATE: &str = "tollgate_template";
@@ -67,6 +71,29 @@ impl Database {
         Self::copy_of("template0").await
     }
 
+    /// As the version before this migration, `0008`, had it.
+    pub async fn before(migration: &str) -> Self {
+        let database = Self::empty().await;
+        let mut earlier: Vec<_> = fs::read_dir(repository().join("migrations"))
+            .expect("the migrations")
+            .map(|file| file.expect("a file").path())
+            .filter(|path| path.file_name().is_some_and(|name| name.to_str().is_some_and(|name| name < migration)))
+            .collect();
+        earlier.sort();
+        let folder = Scratch::new();
+        for path in &earlier {
+            fs::copy(path, folder.path().join(path.file_name().expect("a name"))).expect("a copy");
+        }
+        let mut connection = database.options().connect().await.expect("a connection");
+        let schema = "CREATE SCHEMA copilot_internal; SET search_path = copilot_internal";
+        sqlx::raw_sql(schema).execute(&mut connection).await.expect("a schema");
+        let migrator = sqlx::migrate::Migrator::new(folder.path()).await.expect("the migrations");
+        migrator.run(&mut connection).await.expect("the earlier version");
+        connection.close().await.expect("a closed connection");
+        database.run(include_str!("../../host/src/store/application_logs.sql")).await;
+        database
+    }
+
     async fn copy_of(template: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         super::choose_cryptography();
@@ -109,6 +136,15 @@ impl Database {
         let rows = self.rows(sql).await;
         assert_eq!((rows.len(), rows.first().map(Row::len)), (1, Some(1)), "{sql}: {rows:?}");
         rows.into_iter().flatten().map(|(_, value)| value).collect()
+    }
+
+    /// Gives every override an end that no host can read, which the table takes from nobody.
+    pub async fn holds_what_cannot_be_read(&self) {
+        let constraint = "cost_quotas_override_ends_before_the_year_10000";
+        self.run(&format!("ALTER TABLE copilot_internal.cost_quotas DROP CONSTRAINT {constraint}")).await;
+        let unreadable =
+            "UPDATE copilot_internal.cost_quotas SET override_limit_usd = 500, override_until = 'infinity'";
+        self.run(unreadable).await;
     }
 
     /// A quota, `tenant acme-corp llm day`, in its current window.

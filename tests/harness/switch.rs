@@ -24,6 +24,8 @@ pub enum Wire {
     LosesReplies,
     /// Every reply comes later.
     Delays,
+    /// A connection on which somebody says this is silent from then on, and the others are not.
+    IsSilentAfter(&'static str),
 }
 
 /// How much later: much longer than a statement takes, and much less than a silence.
@@ -93,15 +95,24 @@ async fn forward(mut client: UnixStream, server: PathBuf, mut wire: watch::Recei
                     return;
                 }
             }
-            Wire::LosesReplies | Wire::Delays => {
+            Wire::LosesReplies | Wire::Delays | Wire::IsSilentAfter(_) => {
                 let (mut asks, mut answers) = (vec![0; 65_536], vec![0; 65_536]);
                 let goes_on = tokio::select! {
-                    read = client.read(&mut asks) => passes_on(read, &asks, &mut server).await,
+                    read = client.read(&mut asks) => {
+                        if let (Wire::IsSilentAfter(word), Ok(length)) = (now, &read)
+                            && asks[..*length].windows(word.len()).any(|said| said == word.as_bytes())
+                        {
+                            return std::future::pending().await;
+                        }
+                        passes_on(read, &asks, &mut server).await
+                    }
                     read = server.read(&mut answers) => {
                         if now == Wire::LosesReplies {
                             return;
                         }
-                        tokio::time::sleep(DELAY).await;
+                        if now == Wire::Delays {
+                            tokio::time::sleep(DELAY).await;
+                        }
                         passes_on(read, &answers, &mut client).await
                     }
                     changed = wire.changed() => changed.is_ok(),

@@ -190,3 +190,17 @@ async fn two_hosts_that_have_promised_the_same_request_keep_both_promises() {
                 FROM copilot_internal.reservations";
     assert_eq!(first.apart.database.value(held).await, "2 1 10.00");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_cannot_be_read_keeps_no_gate_in_its_outage_once_it_is_mended() {
+    let cut = Cut::start(StoreFailure::Open).await;
+    cut.off(Wire::Refuses).await;
+    cut.host.cost(llm_cost("kept", "3")).await.expect_status(200);
+    cut.database.holds_what_cannot_be_read().await;
+    cut.switch.now(Wire::Forwards);
+    let is_tried = || async { cut.database.value("SELECT count(*) FROM copilot_internal.cost_records").await == "1" };
+    until("it has been tried", is_tried).await;
+    cut.database.run("UPDATE copilot_internal.cost_quotas SET override_until = '2026-01-05'").await;
+    cut.on().await;
+    assert_eq!(cut.books().await, "3.00 + 0.00 of 1");
+}

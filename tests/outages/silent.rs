@@ -44,3 +44,15 @@ async fn nobody_waits_for_a_silent_store_on_the_administrators_routes_either() {
     cut.host.put("/v1/tenants/acme-corp", json!({ "tier": "pro" })).await;
     assert_eq!(cut.host.get("/v1/tenants/acme-corp").await.expect_status(200).word("/tier"), "pro");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_is_dead_among_live_ones_costs_a_batch_and_not_its_lane() {
+    let cut = Cut::start(StoreFailure::Open).await;
+    cut.switch.now(Wire::IsSilentAfter("INSERT INTO copilot_internal.reservations"));
+    let answer = in_time("the batch is given up", cut.host.post("/v1/reservations", llm("1"))).await;
+    assert_eq!((answer.status, answer.word("/error")), (503, "overloaded".into()));
+    cut.switch.now(Wire::Forwards);
+    let (answer, _) = cut.reserve("1").await;
+    assert_eq!(answer.at("/degraded"), json!(null), "the store was there all the time");
+    assert_eq!(cut.books().await, "0.00 + 1.00 of 1");
+}

@@ -1,36 +1,13 @@
 //! A decision log from before it had days.
 
-use std::fs;
-
-use sqlx::{ConnectOptions as _, Connection as _};
 use tollgate::store::{self, migrate};
 
 use super::{DAYS, OF_NO_DAY, listed};
-use crate::harness::guests::repository;
-use crate::harness::{Database, Scratch, Setup, llm, until};
+use crate::harness::{Database, Setup, llm, until};
 
 /// A database as the version before the days had it, with what `more` puts there.
 async fn before_days(more: &str) -> Database {
-    let database = Database::empty().await;
-    let mut earlier: Vec<_> = fs::read_dir(repository().join("migrations"))
-        .expect("the migrations")
-        .map(|file| file.expect("a file").path())
-        .filter(|path| path.file_name().is_some_and(|name| name.to_str().is_some_and(|name| name < "0008")))
-        .collect();
-    earlier.sort();
-    let folder = Scratch::new();
-    for path in &earlier {
-        fs::copy(path, folder.path().join(path.file_name().expect("a name"))).expect("a copy");
-    }
-    let mut connection = database.options().connect().await.expect("a connection");
-    sqlx::raw_sql("CREATE SCHEMA copilot_internal; SET search_path = copilot_internal")
-        .execute(&mut connection)
-        .await
-        .expect("a schema");
-    let migrator = sqlx::migrate::Migrator::new(folder.path()).await.expect("the migrations");
-    migrator.run(&mut connection).await.expect("the earlier version");
-    connection.close().await.expect("a closed connection");
-    database.run(include_str!("../../host/src/store/application_logs.sql")).await;
+    let database = Database::before("0008").await;
     database.run(more).await;
     database
 }

@@ -16,7 +16,7 @@ mod overrides;
 mod reservations;
 mod trace;
 
-use std::future::{Future as _, pending, poll_fn};
+use std::future::{Future as _, poll_fn};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -47,6 +47,8 @@ pub use self::trace::Routes;
 
 /// A store that says nothing for so long is down, as far as metrics are concerned.
 const STORE_IS_SILENT: Duration = Duration::from_secs(1);
+/// Longer than the few statements of an answer take: the one connection that they are on may be dead.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
 /// Everything that a request can touch.
 pub struct App {
@@ -120,8 +122,13 @@ async fn while_the_store_is_there(State(app): State<Arc<App>>, request: Request,
         answer = tokio::spawn(answering) => {
             answer.unwrap_or_else(|error| ApiError::internal(error.to_string()).into_response())
         }
-        Err(error) = app.store.guard(pending::<Result<(), StoreError>>()) => ApiError::from(error).into_response(),
+        Err(error) = app.store.health().guard(too_late()) => ApiError::from(error).into_response(),
     }
+}
+
+async fn too_late() -> Result<(), StoreError> {
+    tokio::time::sleep(ANSWER_WITHIN).await;
+    Err(StoreError::too_late())
 }
 
 /// For Prometheus. No tenant is in it, so it wants no token.

@@ -1,14 +1,13 @@
 //! A lane: one batch in flight, and whatever arrives meanwhile is the next one. Nothing waits on purpose, and nothing for
 //! ever: what has come while a batch takes too long is refused, so that it was certainly not done.
 
-use std::future::{Future, poll_fn};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
-use std::task::Poll;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+
+use crate::contained::contained;
 
 /// A batch that takes longer holds nobody up but its own.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -56,7 +55,12 @@ impl<J: Job> Lane<J> {
                 let mut running = pin!(contained(run(batch)));
                 batch = loop {
                     match tokio::time::timeout(PATIENCE, &mut running).await {
-                        Ok(left) => break left,
+                        Ok(Some(left)) => break left,
+                        // Its senders are told that they were not answered.
+                        Ok(None) => {
+                            tracing::error!("A batch panicked: its requests are not answered, and its lane goes on");
+                            break Vec::new();
+                        }
                         Err(_) => refuse_all(&mut arrivals),
                     }
                 };
@@ -72,19 +76,6 @@ impl<J: Job> Lane<J> {
     pub fn submit(&self, job: J) -> Result<(), Overloaded> {
         self.jobs.try_send(job).map_err(|_| Overloaded)
     }
-}
-
-/// A panic costs its batch, whose senders are told that they were not answered, and not the lane.
-async fn contained<J>(running: impl Future<Output = Vec<J>>) -> Vec<J> {
-    let mut running = pin!(running);
-    poll_fn(|context| {
-        let polled = catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(context)));
-        polled.unwrap_or_else(|_| {
-            tracing::error!("A batch panicked: its requests are not answered, and its lane goes on");
-            Poll::Ready(Vec::new())
-        })
-    })
-    .await
 }
 
 fn refuse_all<J: Job>(arrivals: &mut mpsc::Receiver<J>) {

@@ -2,13 +2,15 @@
 //! failures are always written; allowed checks up to a rate, beyond which they are counted.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::facts;
+use crate::contained::contained;
 use crate::decision::Decision;
 use crate::policy::Generation;
 use crate::store::decisions::DecisionRow;
@@ -23,6 +25,11 @@ const GATHERING: Duration = Duration::from_millis(3);
 /// Allowed checks that are stored in any one second.
 const ALLOWED_PER_SECOND: u64 = 1_000;
 const ATTEMPTS: u32 = 3;
+/// Where somebody has the table, each takes two seconds.
+const ATTEMPTS_WHERE_SLOW: u32 = 30;
+/// How long a decision waits for a place in a full queue. Where nothing is written for longer, the next ones do not wait:
+/// requests are answered, and what is lost is counted.
+const PATIENCE: Duration = Duration::from_millis(250);
 /// Rows that are made in one go: the lanes have the same threads, and go first.
 const AT_ONCE: usize = 16;
 
@@ -36,22 +43,33 @@ enum Job {
 /// Takes decisions and writes them.
 pub struct Recorder {
     jobs: mpsc::Sender<Job>,
-    /// Somebody waits for the rows.
-    hurry: Arc<Notify>,
+    shared: Arc<Shared>,
+    /// Nothing was written while somebody waited for a place.
+    is_stuck: AtomicBool,
     second: AtomicI64,
     allowed_in_second: AtomicU64,
     skipped: AtomicU64,
+}
+
+/// What those who give rows and the one who writes them have in common.
+#[derive(Default)]
+struct Shared {
+    /// Somebody waits for the rows.
+    hurry: Notify,
+    /// Rows for which there was no place.
+    lost: AtomicU64,
 }
 
 impl Recorder {
     /// Starts the task that writes on `threads`.
     pub fn start(threads: &Handle, store: Store) -> Self {
         let (jobs, arrivals) = mpsc::channel(QUEUE);
-        let hurry = Arc::new(Notify::new());
-        threads.spawn(write(store, arrivals, hurry.clone()));
+        let shared = Arc::new(Shared::default());
+        threads.spawn(write(store, arrivals, shared.clone()));
         Self {
             jobs,
-            hurry,
+            shared,
+            is_stuck: AtomicBool::new(false),
             second: AtomicI64::new(0),
             allowed_in_second: AtomicU64::new(0),
             skipped: AtomicU64::new(0),
@@ -75,22 +93,36 @@ impl Recorder {
         }
     }
 
-    /// Stores a decision, whatever it is; waits for a place in the queue.
+    /// Stores a decision, whatever it is; waits a little for a place in the queue.
     pub async fn decided(&self, decision: Arc<Decision>, generation: Arc<Generation>) {
-        // The task lives as long as this sender.
-        let _ = self.jobs.send(Job::Decided(decision, generation)).await;
+        self.give(Job::Decided(decision, generation)).await;
     }
 
-    /// Stores that a policy failed; waits for a place in the queue.
+    /// Stores that a policy failed; waits a little for a place in the queue.
     pub async fn failed(&self, row: DecisionRow) {
-        let _ = self.jobs.send(Job::Failed(Box::new(row))).await;
+        self.give(Job::Failed(Box::new(row))).await;
+    }
+
+    async fn give(&self, job: Job) {
+        let given = match self.jobs.try_send(job) {
+            // The task lives as long as this sender.
+            Ok(()) | Err(TrySendError::Closed(_)) => true,
+            Err(TrySendError::Full(_)) if self.is_stuck.load(Ordering::Relaxed) => false,
+            Err(TrySendError::Full(job)) => tokio::time::timeout(PATIENCE, self.jobs.send(job)).await.is_ok(),
+        };
+        if self.is_stuck.load(Ordering::Relaxed) == given {
+            self.is_stuck.store(!given, Ordering::Relaxed);
+        }
+        if !given {
+            self.shared.lost.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Returns when everything that was given before is written.
     pub async fn flush(&self) {
         let (done, written) = oneshot::channel();
         if self.jobs.send(Job::Flush(done)).await.is_ok() {
-            self.hurry.notify_one();
+            self.shared.hurry.notify_one();
             let _ = written.await;
         }
     }
@@ -99,8 +131,13 @@ impl Recorder {
 /// Cheaply if that is possible, which it is unless something fails.
 async fn insert(store: &Store, link: &mut Link, rows: &[DecisionRow]) -> Result<(), StoreError> {
     let mut inserted = link.copy_decisions(rows).await;
-    for _ in 1..ATTEMPTS {
-        if inserted.as_ref().err().is_none_or(StoreError::is_outage) {
+    for attempt in 1.. {
+        let most = match &inserted {
+            Ok(()) | Err(StoreError::Unreachable(_)) => 0,
+            Err(StoreError::Slow(_)) => ATTEMPTS_WHERE_SLOW,
+            Err(_) => ATTEMPTS,
+        };
+        if attempt >= most {
             break;
         }
         // The last attempt may have been carried out, whatever was heard of it.
@@ -109,13 +146,30 @@ async fn insert(store: &Store, link: &mut Link, rows: &[DecisionRow]) -> Result<
     inserted
 }
 
-async fn write(store: Store, mut arrivals: mpsc::Receiver<Job>, hurry: Arc<Notify>) {
+/// As [`insert`]; tells how many are lost. One that the database does not take must not cost the others.
+async fn insert_what_it_takes(store: &Store, link: &mut Link, rows: &[DecisionRow]) -> Result<(), (usize, StoreError)> {
+    let is_of_no_row = |error: &StoreError| matches!(error, StoreError::Unreachable(_) | StoreError::Slow(_));
+    let Err(error) = insert(store, link, rows).await else { return Ok(()) };
+    if is_of_no_row(&error) {
+        return Err((rows.len(), error));
+    }
+    let mut lost = 0;
+    for (written, row) in rows.iter().enumerate() {
+        match insert(store, link, std::slice::from_ref(row)).await {
+            Err(error) if is_of_no_row(&error) => return Err((lost + rows.len() - written, error)),
+            inserted => lost += usize::from(inserted.is_err()),
+        }
+    }
+    if lost == 0 { Ok(()) } else { Err((lost, error)) }
+}
+
+async fn write(store: Store, mut arrivals: mpsc::Receiver<Job>, shared: Arc<Shared>) {
     let mut jobs = Vec::with_capacity(LARGEST_BATCH);
     let mut link = store.log_link();
     while arrivals.recv_many(&mut jobs, LARGEST_BATCH).await > 0 {
         if jobs.len() > BUSY && jobs.len() < LARGEST_BATCH {
             // Asleep: otherwise each of those that come would wake this task.
-            let _ = tokio::time::timeout(GATHERING, hurry.notified()).await;
+            let _ = tokio::time::timeout(GATHERING, shared.hurry.notified()).await;
             while jobs.len() < LARGEST_BATCH
                 && let Ok(job) = arrivals.try_recv()
             {
@@ -135,15 +189,17 @@ async fn write(store: Store, mut arrivals: mpsc::Receiver<Job>, hurry: Arc<Notif
                 Job::Flush(done) => flushed.push(done),
             }
         }
-        if !rows.is_empty()
-            && let Err(error) = insert(&store, &mut link, &rows).await
-        {
-            // One that the database does not take must not cost the others.
-            let mut lost = if error.is_outage() { rows.len() } else { 0 };
-            for row in rows.iter().skip(lost) {
-                lost += usize::from(insert(&store, &mut link, std::slice::from_ref(row)).await.is_err());
+        if !rows.is_empty() {
+            // A panic costs these rows, and not those to come.
+            match contained(insert_what_it_takes(&store, &mut link, &rows)).await {
+                Some(Ok(())) => {}
+                Some(Err((lost, error))) => tracing::error!(lost, reason = %error, "Decisions not stored"),
+                None => tracing::error!(lost = rows.len(), "Decisions not stored: their writer panicked"),
             }
-            tracing::error!(lost, reason = %error, "Decisions not stored");
+            let lost = shared.lost.swap(0, Ordering::Relaxed);
+            if lost > 0 {
+                tracing::error!(lost, reason = "nothing was written for too long", "Decisions not stored");
+            }
         }
         for done in flushed {
             let _ = done.send(());

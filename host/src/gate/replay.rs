@@ -11,8 +11,10 @@ use std::sync::Arc;
 use super::entry::Step;
 use super::outage::Current;
 use super::{GateError, World};
+use crate::contained::contained;
 use crate::money::Money;
 use crate::spool::Mark;
+use crate::store::StoreError;
 use crate::store::ledger::Posted;
 
 /// Rounds for what comes meanwhile; then new records wait until the last one is over.
@@ -55,7 +57,9 @@ impl World {
     /// The store answers again: brings the books up to date, and then it counts as up.
     pub(super) async fn recover(&self) -> Result<(), GateError> {
         let mut report = Report::default();
-        let replayed = self.replay(&mut report).await;
+        let panicked =
+            || Err(GateError::Store(Arc::new(StoreError::Refused("a row cannot be read: it panicked".to_owned()))));
+        let replayed = contained(Box::pin(self.replay(&mut report))).await.unwrap_or_else(panicked);
         match &replayed {
             Ok(()) => self.tell(&report),
             // What waits is taken after all.

@@ -34,6 +34,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Nothing was heard in time.
+    pub(crate) fn too_late() -> Self {
+        Self::Slow(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))
+    }
+
     /// Whether the store counts as down: what a request then gets is the operator's choice.
     pub const fn is_outage(&self) -> bool {
         matches!(self, Self::Unreachable(_))

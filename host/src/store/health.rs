@@ -8,6 +8,7 @@ use sqlx::{ConnectOptions as _, PgConnection};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::link::STATEMENT_WITHIN;
 use super::{Store, StoreError};
 
 /// A store that says nothing for so long is down; one that is slow answers this small question in time.
@@ -78,15 +79,32 @@ impl Health {
     /// # Errors
     /// Those of `work`, and [`StoreError::Unreachable`].
     pub async fn guard<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        let mut state = self.state.subscribe();
         tokio::select! {
             biased;
-            down = state.wait_for(|state| state.down.is_some()) => {
-                let why = down.ok().and_then(|state| state.down.clone());
-                Err(StoreError::Unreachable(why.unwrap_or_default().to_string()))
-            }
+            down = self.goes_down() => Err(down),
             answer = work => answer,
         }
+    }
+
+    /// As [`Health::guard`], for one statement: more than that takes is not waited for, since the connection that it is on may
+    /// be dead while the store is there.
+    ///
+    /// # Errors
+    /// Those of `work`, [`StoreError::Unreachable`] and [`StoreError::Slow`].
+    pub async fn guard_statement<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+        tokio::select! {
+            biased;
+            down = self.goes_down() => Err(down),
+            answer = work => answer,
+            () = tokio::time::sleep(STATEMENT_WITHIN) => Err(StoreError::too_late()),
+        }
+    }
+
+    async fn goes_down(&self) -> StoreError {
+        let mut state = self.state.subscribe();
+        let down = state.wait_for(|state| state.down.is_some()).await;
+        let why = down.ok().and_then(|state| state.down.clone());
+        StoreError::Unreachable(why.unwrap_or_default().to_string())
     }
 }
 

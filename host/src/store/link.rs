@@ -5,14 +5,15 @@ use std::time::{Duration, Instant};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, PgConnection};
 
-use super::health::{self, Health};
+use super::health::Health;
 use super::{Store, StoreError, of_the_log};
 
 /// The server ends a statement after 5 s; one that takes longer is not heard any more.
 pub(super) const STATEMENT_WITHIN: Duration = Duration::from_secs(8);
-/// How long the end of an outage waits for a connection: nobody waits for it meanwhile, and a server to which everybody
-/// connects again at once may take longer than a request can wait.
-const CONNECT_IN_OUTAGE: Duration = Duration::from_secs(4);
+/// A server to which everybody connects at once takes its time; whether it is there at all, the probe says sooner.
+const CONNECT_WITHIN: Duration = Duration::from_secs(4);
+/// What is between may have forgotten a connection that nobody has used for so long, and say nothing of it.
+pub(super) const IDLE_AT_MOST: Duration = Duration::from_mins(1);
 
 /// A connection that its owner keeps from statement to statement: giving one back costs the pool a round trip. The hot
 /// path's statements are methods of it. What is under way must not be cancelled.
@@ -23,6 +24,7 @@ pub struct Link {
     health: Option<Health>,
     pub(super) connection: Option<PgConnection>,
     connected: Instant,
+    used: Instant,
 }
 
 impl Store {
@@ -44,7 +46,8 @@ impl Store {
 
 impl Link {
     fn new(options: PgConnectOptions, health: Option<Health>) -> Self {
-        Self { options, health, connection: None, connected: Instant::now() }
+        let now = Instant::now();
+        Self { options, health, connection: None, connected: now, used: now }
     }
 
     /// Its connection; [`Link::give_back`] it, or it is closed.
@@ -52,27 +55,29 @@ impl Link {
         // What an outage has left leads nowhere, or to a server that is no primary any more.
         let back_for = self.health.as_ref().and_then(Health::back_for);
         let is_left_over = back_for.is_some_and(|back_for| self.connected.elapsed() > back_for);
-        if let Some(connection) = self.connection.take().filter(|_| !is_left_over) {
+        let is_forgotten = self.used.elapsed() > IDLE_AT_MOST;
+        if let Some(connection) = self.connection.take().filter(|_| !is_left_over && !is_forgotten) {
             return Ok(connection);
         }
         self.connected = Instant::now();
         // Rare and large: not within every future that may connect.
-        let within = if self.health.is_some() { health::SILENCE } else { CONNECT_IN_OUTAGE };
-        let connected = Box::pin(tokio::time::timeout(within, self.options.connect()));
-        self.guard(async {
-            let silent = |_| StoreError::Unreachable(format!("no connection within {within:?}"));
-            Ok(connected.await.map_err(silent)??)
-        })
-        .await
+        let connected = Box::pin(tokio::time::timeout(CONNECT_WITHIN, self.options.connect()));
+        self.guard(async { Ok(connected.await.map_err(|_| self.silent())??) }).await
     }
 
     pub(super) async fn guard<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        if let Some(health) = &self.health {
-            return health.guard(work).await;
+        match &self.health {
+            Some(health) => health.guard_statement(work).await,
+            None => tokio::time::timeout(STATEMENT_WITHIN, work).await.map_err(|_| self.silent())?,
         }
-        // Nobody would say so: the probe waits for what is done here.
-        let silent = |_| StoreError::Unreachable("it was silent in the middle of a statement".to_owned());
-        tokio::time::timeout(STATEMENT_WITHIN, work).await.map_err(silent)?
+    }
+
+    /// Where the probe says whether the store is there, a silence does not; in an outage the probe waits for what is done here.
+    fn silent(&self) -> StoreError {
+        if self.health.is_some() {
+            return StoreError::too_late();
+        }
+        StoreError::Unreachable("it was silent in the middle of what it was asked".to_owned())
     }
 
     /// A connection on which a statement failed may be no more: the next one gets another.
@@ -81,8 +86,14 @@ impl Link {
         connection: PgConnection,
         answer: Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        if matches!(answer, Ok(_) | Err(StoreError::Conflict(_) | StoreError::Refused(_) | StoreError::Slow(_))) {
+        let is_answered = match &answer {
+            Ok(_) | Err(StoreError::Conflict(_) | StoreError::Refused(_)) => true,
+            Err(StoreError::Slow(error)) => error.as_database_error().is_some(),
+            Err(_) => false,
+        };
+        if is_answered {
             self.connection = Some(connection);
+            self.used = Instant::now();
         }
         answer
     }

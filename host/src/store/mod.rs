@@ -29,14 +29,17 @@ pub mod shadows;
 pub mod subjects;
 pub mod tenants;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions as _, Connection as _, PgPool};
+use tokio::sync::Semaphore;
 
 pub use self::error::StoreError;
 use self::health::Health;
+use self::link::IDLE_AT_MOST;
 pub use self::link::Link;
 use self::migration::MIGRATIONS;
 pub use self::migration::migrate;
@@ -56,6 +59,8 @@ pub struct Store {
     readers: PgPool,
     options: PgConnectOptions,
     health: Health,
+    /// Of those who look for metrics, one at a time does.
+    looks: Arc<Semaphore>,
 }
 
 impl Store {
@@ -99,14 +104,22 @@ impl Store {
                 // What an outage has left may lead to a server that is no primary any more, or nowhere.
                 .before_acquire(move |_, connection| {
                     let is_left_over = health.back_for().is_some_and(|back_for| connection.age > back_for);
-                    Box::pin(async move { Ok(!is_left_over) })
+                    let is_forgotten = connection.idle_for > IDLE_AT_MOST;
+                    Box::pin(async move { Ok(!is_left_over && !is_forgotten) })
                 })
         };
         let log = pool(LOG_CONNECTIONS).connect_lazy_with(of_the_log(options.clone()));
         // One plan for every filter reads the whole table, whichever is given.
         let replanned = options.clone().options([("plan_cache_mode", "force_custom_plan")]);
         let readers = pool(READERS).connect_lazy_with(replanned);
-        Self { readers, pool: pool(CONNECTIONS).connect_lazy_with(options.clone()), log, options, health }
+        Self {
+            readers,
+            pool: pool(CONNECTIONS).connect_lazy_with(options.clone()),
+            log,
+            options,
+            health,
+            looks: Arc::new(Semaphore::new(1)),
+        }
     }
 
     /// Brings the database to this version.
@@ -146,22 +159,24 @@ impl Store {
     /// # Errors
     /// The database does not answer.
     pub async fn gauges(&self) -> Result<StoreGauges, StoreError> {
+        // Who asks wants no token: many who do must not take what others need.
+        let _one = self.looks.acquire().await;
         let (held, due): (i64, i64) = sqlx::query_as(
             "SELECT (SELECT count(*) FROM copilot_internal.reservations WHERE state = 'held'),
                     (SELECT count(*) FROM copilot_internal.alert_deliveries WHERE state = 'due')",
         )
-        .fetch_one(&self.pool)
+        .fetch_one(&self.readers)
         .await?;
         let count = |count| u64::try_from(count).unwrap_or_default();
         Ok(StoreGauges { reservations_held: count(held), alerts_due: count(due) })
     }
 
-    /// See [`Health::guard`].
+    /// See [`Health::guard_statement`].
     ///
     /// # Errors
-    /// Those of `work`, and [`StoreError::Unreachable`].
+    /// Those of `work`, [`StoreError::Unreachable`] and [`StoreError::Slow`].
     pub async fn guard<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        self.health.guard(work).await
+        self.health.guard_statement(work).await
     }
 
     /// Closes every connection, after what is in flight on it, unless that takes too long.

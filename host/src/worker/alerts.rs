@@ -19,6 +19,7 @@ use tokio::time::MissedTickBehavior;
 use self::sender::Sender;
 use crate::alert::{Channel, Channels, Extras};
 use crate::clock::Clock;
+use crate::contained::kept_up;
 use crate::gate::Enforcement;
 use crate::metrics;
 use crate::period::Period;
@@ -53,15 +54,13 @@ pub async fn run(store: Store, clock: Clock, alerting: Arc<Alerting>, stopped: w
     for channel in &used {
         let sender =
             Sender { store: store.clone(), clock: clock.clone(), alerting: alerting.clone(), channel: *channel };
-        tasks.spawn(sender.run(stopped.clone()));
+        let stopped = stopped.clone();
+        tasks.spawn(async move { kept_up("a sender of alerts", || sender.run(stopped.clone())).await });
     }
     let names: Vec<&'static str> = used.iter().map(|channel| channel.as_str()).collect();
-    tasks.spawn(prepare(store, clock, names, alerting.extras, stopped));
-    while let Some(ended) = tasks.join_next().await {
-        if let Err(panic) = ended {
-            tracing::error!(reason = %panic, "A sender of alerts ended early");
-        }
-    }
+    let begin = move || prepare(store.clone(), clock.clone(), names.clone(), alerting.extras, stopped.clone());
+    tasks.spawn(kept_up("the worker of alerts", begin));
+    while tasks.join_next().await.is_some() {}
 }
 
 /// Gives up what could not be told in time, also where no host uses its channel any more: nobody is told old news when it
@@ -101,7 +100,7 @@ async fn prepare(
         }
         let now = clock.now();
         if tick % TICKS_TO_LOOK == 0
-            && let Err(error) = store.guard(look_ahead_and_back(&store, extras, now)).await
+            && let Err(error) = store.health().guard(look_ahead_and_back(&store, extras, now)).await
         {
             tracing::warn!(reason = %error, "Predictions and summaries not made");
         }

@@ -1,10 +1,7 @@
 //! Decisions by COPY: what every reservation pays for, at a fraction of what an INSERT costs.
 
-use std::io::ErrorKind;
-
 use super::{DecisionRow, columns};
 use crate::money::Money;
-use crate::store::link::STATEMENT_WITHIN;
 use crate::store::{Link, StoreError};
 
 const COPY: &str = concat!("COPY copilot_internal.decisions (", columns!(), ") FROM STDIN (FORMAT binary)");
@@ -86,11 +83,6 @@ impl Link {
             copy.send(data.as_slice()).await?;
             copy.finish().await?;
             Ok(())
-        };
-        // The server ends no COPY that waits for the rest of it.
-        let copied = async {
-            let silent = |_| StoreError::Slow(sqlx::Error::Io(ErrorKind::TimedOut.into()));
-            tokio::time::timeout(STATEMENT_WITHIN, copied).await.map_err(silent)?
         };
         let copied = self.guard(copied).await;
         // After an error it may be in the middle of it.

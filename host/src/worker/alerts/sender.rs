@@ -40,7 +40,7 @@ enum Attempt {
 }
 
 impl Sender {
-    pub(super) async fn run(self, mut stopped: watch::Receiver<bool>) {
+    pub(super) async fn run(&self, mut stopped: watch::Receiver<bool>) {
         let mut ticks = ticks();
         let mut not_before = DateTime::<Utc>::MIN_UTC;
         let at_once = if self.channel == Channel::Slack { 1 } else { AT_ONCE };
