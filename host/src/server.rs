@@ -1,5 +1,7 @@
 //! The host: a listener, an app, and the signal to stop are handed in.
 
+mod places;
+
 use std::future::Future;
 use std::io;
 use std::os::unix::fs::FileTypeExt as _;
@@ -13,6 +15,8 @@ use axum::serve::ListenerExt as _;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 
+use self::places::Places;
+pub use self::places::take_all_descriptors;
 use crate::api::{self, App};
 use crate::config::Listen;
 use crate::worker;
@@ -102,9 +106,9 @@ pub async fn serve(
             // Small answers must not wait for one another.
             Listener::Tcp(listener) => {
                 let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-                axum::serve(listener, routes).with_graceful_shutdown(signal).await
+                axum::serve(Places::of(listener), routes).with_graceful_shutdown(signal).await
             }
-            Listener::Unix(listener) => axum::serve(listener, routes).with_graceful_shutdown(signal).await,
+            Listener::Unix(listener) => axum::serve(Places::of(listener), routes).with_graceful_shutdown(signal).await,
         }
     };
     let too_late = async move {

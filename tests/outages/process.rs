@@ -164,7 +164,9 @@ async fn a_gate_that_has_no_descriptor_left_is_overloaded_and_its_store_is_not_d
     };
     let usual = std::fs::read_to_string(format!("/proc/{}/limits", gate.id())).expect("its limits");
     let usual = usual.lines().find_map(|line| line.strip_prefix("Max open files")).expect("a limit").trim();
-    let usual = usual.split_whitespace().next().expect("a number").to_owned();
+    let usual: Vec<&str> = usual.split_whitespace().collect();
+    assert_eq!(usual[0], usual[1], "it takes as many as it may");
+    let usual = usual[0].to_owned();
     limit("3");
     let answer = gate.send("POST", "/v1/reservations", llm("1")).await.expect_status(503);
     assert_eq!(answer.word("/error"), "overloaded");

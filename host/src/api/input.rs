@@ -1,6 +1,7 @@
 //! Reading what comes from outside. Every fault names its field and what would be right.
 
 use std::fmt;
+use std::time::Duration;
 
 use axum::body::{Bytes, HttpBody as _};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
@@ -19,6 +20,8 @@ use crate::quota::MOST_THRESHOLDS;
 /// The longest id of a caller's, in characters.
 const LONGEST_ID: usize = 128;
 const LARGEST_BODY: usize = 64 << 10;
+/// For so little it is long.
+const BODY_WITHIN: Duration = Duration::from_secs(30);
 
 /// What was sent, within its limit.
 pub struct Body(pub Bytes);
@@ -31,7 +34,9 @@ impl<S: Send + Sync> FromRequest<S> for Body {
         if body.size_hint().lower() > LARGEST_BODY as u64 {
             return Err(ApiError::too_large());
         }
-        match Limited::new(body, LARGEST_BODY).collect().await {
+        let read = Limited::new(body, LARGEST_BODY).collect();
+        let late = |_| ApiError::invalid_request(format!("the body did not come whole within {BODY_WITHIN:?}"));
+        match tokio::time::timeout(BODY_WITHIN, read).await.map_err(late)? {
             Ok(read) => Ok(Self(read.to_bytes())),
             Err(error) if error.is::<LengthLimitError>() => Err(ApiError::too_large()),
             Err(error) => Err(ApiError::invalid_request(format!("the body did not come whole: {error}"))),

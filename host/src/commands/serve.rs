@@ -97,6 +97,7 @@ async fn run_on(
     is_dev: bool,
 ) -> Result<(), Failure> {
     let options = options.ok_or_else(|| Failure::new("no store"))?;
+    server::take_all_descriptors();
     let store = Store::new(options);
     let reach = async {
         store.migrate().await?;

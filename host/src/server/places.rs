@@ -1,0 +1,199 @@
+//! Places for connections: fewer than this process has descriptors, so that callers cannot take those that the gate itself
+//! needs; and whoever says nothing for too long gives his up.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::serve::Listener;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep, sleep};
+
+/// Descriptors for the store, policies, alerts and files.
+const OWN: usize = 128;
+/// Places there are in any case.
+const FEWEST: usize = 16;
+/// More than these need nobody's attention.
+const MOST: usize = 100_000;
+/// How long a connection may be silent. Callers keep theirs for a minute or two, and none of them should lose one that it is
+/// just about to use.
+const SILENT_AT_MOST: Duration = Duration::from_mins(5);
+/// The same, where fewer than a tenth of the places are left.
+const SILENT_AT_MOST_IN_A_CROWD: Duration = Duration::from_secs(20);
+/// How often that is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// Takes as many descriptors as the system allows this process: what a shell allows by itself is meant for smaller programs.
+pub fn take_all_descriptors() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::warn!(reason = %error, descriptors = soft, "No more descriptors than these");
+    }
+}
+
+/// A listener with places for so many connections as this process has descriptors for.
+pub(super) struct Places<L> {
+    listener: L,
+    free: Arc<Semaphore>,
+    all: usize,
+}
+
+impl<L> Places<L> {
+    pub(super) fn of(listener: L) -> Self {
+        let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft);
+        let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
+        let all = descriptors.saturating_sub(OWN).clamp(FEWEST, MOST);
+        Self { listener, free: Arc::new(Semaphore::new(all)), all }
+    }
+}
+
+impl<L: Listener> Listener for Places<L> {
+    type Io = Placed<L::Io>;
+    type Addr = L::Addr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        let place = loop {
+            // It is never closed.
+            if let Ok(place) = self.free.clone().acquire_owned().await {
+                break place;
+            }
+        };
+        let (io, address) = self.listener.accept().await;
+        let look = Box::pin(sleep(LOOK_EVERY));
+        (Placed { io, silent_since: None, look, free: self.free.clone(), few: self.all / 10, _place: place }, address)
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        self.listener.local_addr()
+    }
+}
+
+/// A connection in its place.
+pub(super) struct Placed<Io> {
+    io: Io,
+    silent_since: Option<Instant>,
+    look: Pin<Box<Sleep>>,
+    free: Arc<Semaphore>,
+    few: usize,
+    _place: OwnedSemaphorePermit,
+}
+
+impl<Io: AsyncRead + Unpin> AsyncRead for Placed<Io> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.io).poll_read(context, into);
+        if read.is_ready() {
+            self.silent_since = None;
+            return read;
+        }
+        let since = *self.silent_since.get_or_insert_with(Instant::now);
+        while self.look.as_mut().poll(context).is_ready() {
+            let is_crowded = self.free.available_permits() < self.few;
+            let at_most = if is_crowded { SILENT_AT_MOST_IN_A_CROWD } else { SILENT_AT_MOST };
+            if since.elapsed() >= at_most {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            self.look.as_mut().reset(Instant::now() + LOOK_EVERY);
+        }
+        Poll::Pending
+    }
+}
+
+impl<Io: AsyncWrite + Unpin> AsyncWrite for Placed<Io> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(context, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+    use tokio::sync::mpsc;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// Whoever calls is accepted in his turn.
+    struct Calls(mpsc::UnboundedReceiver<DuplexStream>);
+
+    impl Listener for Calls {
+        type Io = DuplexStream;
+        type Addr = ();
+
+        async fn accept(&mut self) -> (DuplexStream, ()) {
+            (self.0.recv().await.expect("a caller"), ())
+        }
+
+        fn local_addr(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A listener with so many places, and how to call it.
+    fn with_places(all: usize) -> (Places<Calls>, impl Fn() -> DuplexStream) {
+        let (call, calls) = mpsc::unbounded_channel();
+        let caller = move || {
+            let (theirs, ours) = duplex(64);
+            call.send(ours).expect("a listener");
+            theirs
+        };
+        (Places { listener: Calls(calls), free: Arc::new(Semaphore::new(all)), all }, caller)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_silent_gives_his_place_up_in_a_crowd_and_who_speaks_keeps_it() {
+        let (mut places, call) = with_places(20);
+        let mut theirs = Vec::new();
+        for _ in 0..20 {
+            theirs.push(call());
+            let (mut connection, ()) = places.accept().await;
+            tokio::spawn(async move { while connection.read_u8().await.is_ok() {} });
+        }
+        let mut speaks = theirs.pop().expect("a caller");
+        let speaks = tokio::spawn(async move {
+            loop {
+                speaks.write_u8(0).await.expect("a place");
+                sleep(Duration::from_secs(5)).await;
+            }
+        });
+        let _late = call();
+        timeout(Duration::from_secs(31), places.accept()).await.expect("a place");
+        assert!(!speaks.is_finished(), "he has lost his place");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_there_is_room_a_connection_may_be_silent_for_minutes_and_not_for_ever() {
+        let (mut places, call) = with_places(20);
+        let _theirs = call();
+        let (mut connection, ()) = places.accept().await;
+        let silent = timeout(Duration::from_secs(299), connection.read_u8()).await;
+        assert!(silent.is_err(), "{silent:?}");
+        let over = timeout(Duration::from_secs(12), connection.read_u8()).await.expect("an end");
+        assert_eq!(over.expect_err("no byte").kind(), io::ErrorKind::TimedOut);
+    }
+}
