@@ -9,7 +9,19 @@ use crate::harness::guests::repository;
 /// The rooms from the ground up. Rooms of one floor never use each other, but for the words, and for the top one,
 /// which wires the world.
 const FLOORS: [&[&str]; 6] = [
-    &["money", "clock", "period", "quota", "decision", "nearest", "metrics", "origin", "decimal", "causes"],
+    &[
+        "money",
+        "clock",
+        "period",
+        "quota",
+        "decision",
+        "nearest",
+        "metrics",
+        "origin",
+        "decimal",
+        "causes",
+        "contained",
+    ],
     &["policy", "store", "alert", "spool"],
     &["gate"],
     &["worker"],

@@ -92,6 +92,21 @@ async fn a_week_and_a_month_are_summed_up_against_those_before() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_week_with_more_than_an_amount_can_be_is_summed_up() {
+    let (host, receiver) = (Host::start().await, Receiver::start().await);
+    for n in 0..10 {
+        host.database.quota(&format!("tenant t-{n} llm day"), "100.00", "0").await;
+        let mut cost = llm_cost("c", "1000000000");
+        cost["tenantId"] = json!(format!("t-{n}"));
+        host.cost(cost).await;
+    }
+    host.at("2026-01-05T00:10:00Z");
+    let _beside = beside(&host, slack(&receiver), Extras { weekly: true, ..Extras::default() }).await;
+    let summary = "SELECT coalesce(max(spend_usd), 0)::bigint FROM copilot_internal.alerts WHERE kind = 'summary'";
+    until("it is summed up", || async { host.database.value(summary).await == "10000000000" }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_being_asked_nothing_is_predicted_or_summed_up() {
     let (host, receiver) = (Host::start().await, Receiver::start().await);
     host.at("2026-01-05T18:00:00Z");

@@ -1,7 +1,7 @@
 //! SIGHUP reads the policy folder at once, also where nothing that happens there is seen; Ctrl-C ends a gate at any time.
 
-use std::fs;
-use std::os::unix::fs::symlink;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -58,5 +58,22 @@ async fn a_gate_that_waits_for_another_hosts_migration_ends_when_it_is_told_to()
     let waiting = "SELECT count(*) > 0 FROM pg_stat_activity
                    WHERE datname = current_database() AND wait_event = 'advisory'";
     until("it waits for the migration", || async { database.value(waiting).await == "t" }).await;
+    assert_eq!(gate.interrupt(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gate_whose_own_database_does_not_start_ends_when_it_is_told_to() {
+    let programs = Scratch::new();
+    // The server's user is another one, and leaves its mark beside the program.
+    programs.write("postgres", "#!/bin/sh\necho 'postgres (PostgreSQL) 15.1'\n");
+    programs.write("initdb", "#!/bin/sh\n: > \"$0.began\"\nexec sleep 600\n");
+    for name in ["", "postgres", "initdb"] {
+        fs::set_permissions(programs.join(name), Permissions::from_mode(0o777)).expect("permissions");
+    }
+    let policies = guests::SHIPPED.to_str().expect("a text");
+    let path = format!("{}:{}", programs.path().display(), std::env::var("PATH").expect("a search path"));
+    let arguments = ["serve", "--listen", "127.0.0.1:0", "--policies", policies];
+    let gate = Running::start_in(&[("PATH", &path)], &arguments);
+    until("a database is made", || async { programs.join("initdb.began").exists() }).await;
     assert_eq!(gate.interrupt(), Some(0));
 }

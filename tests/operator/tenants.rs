@@ -4,7 +4,7 @@ use std::process::Output;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Database, Host, instant, llm, tollgate};
+use crate::harness::{Database, Host, instant, llm, llm_cost, tollgate};
 
 fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
@@ -212,4 +212,17 @@ async fn a_tenant_is_shown_on_one_screen_and_listed_with_what_limits_it() {
     assert!(!run(&["tenant", "show", "acme-corp"]).contains("launch day, then"), "{screen}");
     assert_eq!(tollgate(&["tenant", "show", "nobody"], &[("DATABASE_URL", &url)]).status.code(), Some(2));
     assert!(host.clock.now() < instant("2100-01-01T00:00:00Z"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_has_spent_more_than_an_amount_can_be_is_shown() {
+    let host = Host::start().await;
+    let url = host.database.url();
+    for n in 0..10 {
+        host.cost(llm_cost(&format!("c-{n}"), "1000000000")).await;
+    }
+    // The command's clock is the machine's.
+    host.database.run("UPDATE copilot_internal.cost_records SET occurred_at = now()").await;
+    let screen = done(&tollgate(&["tenant", "show", "acme-corp"], &[("DATABASE_URL", &url)]));
+    assert!(screen.contains("recorded      $9223372036.00 in"), "{screen}");
 }

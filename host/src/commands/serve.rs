@@ -3,6 +3,7 @@
 mod told;
 
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use chrono::TimeDelta;
@@ -66,9 +67,17 @@ async fn run(config: Config, is_dev: bool) -> Result<(), Failure> {
     let log = telemetry::to_stdout(&config.log_level, clock.clone());
     let _written_at_the_end = log.map_err(|fault| config.fault("log_level", fault))?;
     // From here on: whoever stops us stops the embedded store, too.
-    let shutdown = shutdown()?;
+    let mut shutdown = Box::pin(shutdown()?);
     let external = external(&config)?;
-    let embedded = if external.is_none() { Some(start_embedded(&config).await?) } else { None };
+    let embedded = if external.is_some() {
+        None
+    } else {
+        // A new one takes a second, and one that recovers from a crash can take minutes.
+        tokio::select! {
+            embedded = start_embedded(&config) => Some(embedded?),
+            () = &mut shutdown => return Ok(()),
+        }
+    };
     let served = run_on(
         &config,
         external.or(embedded.as_ref().map(Embedded::connect_options)),
@@ -93,7 +102,7 @@ async fn run_on(
     options: Option<sqlx::postgres::PgConnectOptions>,
     embedded: Option<&Embedded>,
     clock: Clock,
-    shutdown: impl Future<Output = ()> + Send + 'static,
+    mut shutdown: Pin<Box<impl Future<Output = ()> + Send + 'static>>,
     is_dev: bool,
 ) -> Result<(), Failure> {
     let options = options.ok_or_else(|| Failure::new("no store"))?;
@@ -104,7 +113,6 @@ async fn run_on(
         store.clock_difference(clock.now()).await
     };
     // It may wait for another host's migration.
-    let mut shutdown = Box::pin(shutdown);
     let reached = tokio::select! {
         reached = Box::pin(reach) => reached,
         () = &mut shutdown => return Ok(()),
@@ -129,7 +137,11 @@ async fn run_on(
         let age = if embedded.created() { "new" } else { "found" };
         eprintln!("  store     PostgreSQL {} in {} ({age})", embedded.version(), shown(embedded.cluster_dir()));
     }
-    let policies = open_policies(config, &clock).await?;
+    // It may compile for half a minute.
+    let policies = tokio::select! {
+        policies = open_policies(config, &clock) => policies?,
+        () = &mut shutdown => return Ok(()),
+    };
     let bind = |error| {
         Failure::new(format!("cannot listen on {}: {error}", config.listen)).hint(told::why_not(&config.listen, &error))
     };

@@ -129,7 +129,7 @@ impl Store {
         Ok(rows.into_iter().map(known).collect())
     }
 
-    /// What a tenant has under way.
+    /// What a tenant has under way: sums up to what a [`Money`] can be, beyond which somebody has mistaken a unit.
     ///
     /// # Errors
     /// The database does not answer.
@@ -141,9 +141,9 @@ impl Store {
                     (SELECT max(a.created_at) FROM copilot_internal.alerts a
                      WHERE (a.scope = 'tenant' AND a.scope_id = $1) OR (a.scope = 'user' AND left(a.scope_id, length($1) + 1) = $1 || '/')
                     ) AS last_alert
-             FROM (SELECT count(*) AS n, (coalesce(sum(held_usd), 0) * 1000000000)::bigint AS nanos
+             FROM (SELECT count(*) AS n, (least(coalesce(sum(held_usd), 0), 9223372036) * 1000000000)::bigint AS nanos
                    FROM copilot_internal.reservations WHERE tenant_id = $1 AND state = 'held') AS held,
-                  (SELECT (coalesce(sum(usd), 0) * 1000000000)::bigint AS nanos FROM (
+                  (SELECT (least(coalesce(sum(usd), 0), 9223372036) * 1000000000)::bigint AS nanos FROM (
                       SELECT sum(actual_usd) FROM copilot_internal.cost_records
                       WHERE tenant_id = $1 AND occurred_at >= $2 - interval '30 days'
                       UNION ALL

@@ -102,10 +102,10 @@ impl Store {
              INSERT INTO copilot_internal.alerts
                  (quota_id, scope, scope_id, resource_type, period, window_start, kind, threshold, limit_usd, spend_usd, created_at, detail)
              SELECT $5, 'global', '*', '*', $6, $3, 'summary', 0, 0, total.usd, $7, json_build_object(
-                 'nanos', (total.usd * 1000000000)::bigint, 'beforeNanos', (total.before_usd * 1000000000)::bigint,
+                 'nanos', (least(total.usd, 9223372036) * 1000000000)::bigint, 'beforeNanos', (least(total.before_usd, 9223372036) * 1000000000)::bigint,
                  'most', (SELECT coalesce(json_agg(json_build_object(
-                     'scopeId', scope_id, 'resourceType', resource_type, 'nanos', (usd * 1000000000)::bigint,
-                     'beforeNanos', (before_usd * 1000000000)::bigint) ORDER BY usd DESC, scope_id, resource_type), '[]') FROM most))
+                     'scopeId', scope_id, 'resourceType', resource_type, 'nanos', (least(usd, 9223372036) * 1000000000)::bigint,
+                     'beforeNanos', (least(before_usd, 9223372036) * 1000000000)::bigint) ORDER BY usd DESC, scope_id, resource_type), '[]') FROM most))
              FROM (SELECT coalesce(sum(usd), 0) AS usd, coalesce(sum(before_usd), 0) AS before_usd FROM spent) AS total
              WHERE NOT EXISTS (
                  SELECT FROM copilot_internal.alerts WHERE quota_id = $5 AND window_start = $3 AND kind = 'summary' AND period = $6)

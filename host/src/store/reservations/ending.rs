@@ -114,6 +114,23 @@ const END: &str = concat!(
              FROM effective e JOIN newcomer ON newcomer.reservation = e.id JOIN stood ON stood.id = newcomer.quota
          ) AS each
          GROUP BY 1, 2
+     ), orphan AS MATERIALIZED (
+         -- Holds of a quota that was deleted: its closed window waits for what they come to.
+         SELECT hold.quota, hold.window_start, sum(coalesce(e.actual, 0)) AS usd,
+                sum(CASE e.state WHEN 'held' THEN e.held_usd ELSE 0 END) AS freed
+         FROM effective e JOIN hold ON hold.reservation = e.id
+         WHERE hold.quota NOT IN (SELECT id FROM locked)
+         GROUP BY 1, 2
+     ), orphans AS MATERIALIZED (
+         SELECT quota_id FROM copilot_internal.cost_quota_periods
+         WHERE quota_id = ANY (ARRAY(SELECT quota FROM orphan))
+         ORDER BY quota_id, window_start FOR UPDATE
+     ), orphaned AS (
+         UPDATE copilot_internal.cost_quota_periods p
+         SET spend_usd = p.spend_usd + orphan.usd, held_usd = greatest(p.held_usd - orphan.freed, 0)
+         FROM orphan
+         WHERE p.quota_id = orphan.quota AND p.window_start = orphan.window_start
+           AND (SELECT count(*) FROM orphans) > 0
      ), ",
     post!("$5"),
     " SELECT e.id IS NOT NULL, coalesce(e.late, false), ",
