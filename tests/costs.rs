@@ -176,3 +176,35 @@ async fn counters_are_the_sums_of_the_books_after_many_costs_at_once_through_two
     assert_eq!(host.database.rows(differing).await, []);
     assert_eq!(host.database.value("SELECT sum(actual_usd) FROM copilot_internal.cost_records").await, "19.900000000");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cost_is_recorded_in_full_beyond_what_a_quota_can_count() {
+    let host = Host::start().await;
+    host.database.quota("global * llm month", "1000000000", "0").await;
+    host.database.quota("tenant acme-corp llm day", "1000000000", "0").await;
+    // Somebody has mistaken a unit.
+    let mut mistaken = llm_cost("c", "600000000");
+    mistaken["tenantId"] = json!("globex");
+    for id in ["c-1", "c-2"] {
+        mistaken["costId"] = json!(id);
+        host.cost(mistaken.clone()).await;
+    }
+    host.cost(llm_cost("c-1", "3.00")).await;
+    let spends = "SELECT string_agg(scope || ' ' || current_spend_usd::numeric(20,2), ', ' ORDER BY scope)
+                  FROM copilot_internal.cost_quotas";
+    assert_eq!(host.database.value(spends).await, "global 1000000000.00, tenant 3.00");
+    let recorded = "SELECT sum(actual_usd)::numeric(20,2) FROM copilot_internal.cost_records";
+    assert_eq!(host.database.value(recorded).await, "1200000003.00");
+    assert_eq!(host.check(llm("0.01")).await.expect_status(429).at("/quotaDetails/scope"), json!("global"));
+    // And so it is with its closed window.
+    host.at("2026-02-01T00:00:00Z");
+    let mut late = llm_cost("c-2", "5.00");
+    late["occurredAt"] = json!("2026-01-04T12:00:00Z");
+    for id in ["c-2", "c-3"] {
+        late["costId"] = json!(id);
+        host.cost(late.clone()).await;
+    }
+    let closed = "SELECT string_agg(scope || ' ' || spend_usd::numeric(20,2), ', ' ORDER BY scope)
+                  FROM copilot_internal.cost_quota_periods";
+    assert_eq!(host.database.value(closed).await, "global 1000000000.00, tenant 13.00");
+}

@@ -269,7 +269,7 @@ async fn it_is_told_how_long_the_oldest_record_has_waited_for_the_store() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn amounts_that_are_too_large_together_end_no_outage_late_and_keep_nobody_elses_out_of_the_books() {
+async fn amounts_that_are_too_large_together_end_no_outage_late_and_are_in_the_books_in_full() {
     let cut = Cut::start(StoreFailure::Open).await;
     cut.off(Wire::Refuses).await;
     // Each is an amount, and ten of them are more than the books can count.
@@ -282,5 +282,7 @@ async fn amounts_that_are_too_large_together_end_no_outage_late_and_keep_nobody_
     cut.on().await;
     assert_eq!(cut.books().await, "4.00 + 0.00 of 1");
     let huge = "SELECT current_spend_usd::bigint FROM copilot_internal.cost_quotas WHERE scope_id = 'globex'";
-    assert_eq!(cut.database.value(huge).await, "950000000");
+    assert_eq!(cut.database.value(huge).await, "1000000000");
+    let recorded = "SELECT sum(actual_usd)::bigint FROM copilot_internal.cost_records WHERE tenant_id = 'globex'";
+    assert_eq!(cut.database.value(recorded).await, "9500000000");
 }

@@ -8,7 +8,8 @@
 //! 1. `stood`: each locked quota is brought to the window that is open now;
 //! 2. `post`: each charge goes to its window: the open one in the quota's row, an older one in the closed windows (an
 //!    upsert: another host may have closed it after our snapshot was taken), and each threshold at which the open
-//!    window now stands becomes an alert row.
+//!    window now stands becomes an alert row. A window counts to the largest amount, which no limit exceeds, and stays
+//!    there: what a quota cannot count must not keep an actual out of the books.
 
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
@@ -69,16 +70,16 @@ macro_rules! post {
                  INSERT INTO copilot_internal.cost_quota_periods AS p
                      (quota_id, window_start, scope, scope_id, resource_type, period, limit_usd, spend_usd, held_usd, admitted_count)
                  SELECT late.id, late.window_start, q.scope, q.scope_id, q.resource_type, q.period, q.limit_usd,
-                        sum(late.usd), greatest(sum(late.held), 0), sum(late.operations)
+                        least(sum(late.usd), 1000000000), least(greatest(sum(late.held), 0), 1000000000), sum(late.operations)
                  FROM late JOIN stood AS q USING (id)
                  GROUP BY late.id, late.window_start, q.scope, q.scope_id, q.resource_type, q.period, q.limit_usd
                  ORDER BY 1, 2
                  ON CONFLICT (quota_id, window_start) DO UPDATE
-                 SET spend_usd = p.spend_usd + excluded.spend_usd,
+                 SET spend_usd = least(p.spend_usd + excluded.spend_usd, 1000000000),
                      -- Not excluded.held_usd: a row that is proposed must not be below zero, but what it takes away is.
-                     held_usd = greatest(p.held_usd + (
+                     held_usd = least(greatest(p.held_usd + (
                          SELECT sum(late.held) FROM late
-                         WHERE late.id = excluded.quota_id AND late.window_start = excluded.window_start), 0),
+                         WHERE late.id = excluded.quota_id AND late.window_start = excluded.window_start), 0), 1000000000),
                      admitted_count = p.admitted_count + excluded.admitted_count
              ), stands AS MATERIALIZED (
                  SELECT q.id, q.scope, q.scope_id, q.resource_type, q.period, q.limit_usd, q.hard_limit_usd, q.thresholds,
@@ -88,11 +89,11 @@ macro_rules! post {
             ") AS limit_now,
                         q.window_start, charge.id IS NOT NULL AS is_charged,
                         EXISTS (SELECT FROM late WHERE late.id = q.id) AS closed_changed,
-                        CASE WHEN q.was < q.window_start THEN 0 ELSE q.current_spend_usd END
-                            + coalesce(charge.usd, 0) AS spend_usd,
+                        least(CASE WHEN q.was < q.window_start THEN 0 ELSE q.current_spend_usd END
+                            + coalesce(charge.usd, 0), 1000000000) AS spend_usd,
                         -- Whoever has set what is held to less by hand must not keep an actual out of the books.
-                        greatest(CASE WHEN q.was < q.window_start THEN 0 ELSE q.held_usd END
-                            - coalesce(charge.freed, 0), 0) AS held_usd,
+                        least(greatest(CASE WHEN q.was < q.window_start THEN 0 ELSE q.held_usd END
+                            - coalesce(charge.freed, 0), 0), 1000000000) AS held_usd,
                         CASE WHEN q.was < q.window_start THEN 0 ELSE q.admitted_count END
                             + coalesce(charge.operations, 0) AS admitted_count
                  FROM stood AS q LEFT JOIN charge ON charge.id = q.id AND charge.window_start = q.window_start

@@ -28,7 +28,8 @@ macro_rules! closing {
          WHERE (SELECT ok FROM same)
          ORDER BY 1, 2
          ON CONFLICT (quota_id, window_start) DO UPDATE
-         SET spend_usd = p.spend_usd + excluded.spend_usd, held_usd = p.held_usd + excluded.held_usd,
+         SET spend_usd = least(p.spend_usd + excluded.spend_usd, 1000000000),
+             held_usd = least(p.held_usd + excluded.held_usd, 1000000000),
              admitted_count = p.admitted_count + excluded.admitted_count
      "
     };

@@ -127,7 +127,7 @@ const END: &str = concat!(
          ORDER BY quota_id, window_start FOR UPDATE
      ), orphaned AS (
          UPDATE copilot_internal.cost_quota_periods p
-         SET spend_usd = p.spend_usd + orphan.usd, held_usd = greatest(p.held_usd - orphan.freed, 0)
+         SET spend_usd = least(p.spend_usd + orphan.usd, 1000000000), held_usd = greatest(p.held_usd - orphan.freed, 0)
          FROM orphan
          WHERE p.quota_id = orphan.quota AND p.window_start = orphan.window_start
            AND (SELECT count(*) FROM orphans) > 0
