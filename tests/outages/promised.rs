@@ -99,8 +99,10 @@ async fn another_host_prolongs_what_one_has_promised_and_its_books_say_so_when_t
     let path = format!("/v1/reservations/{id}/extend");
     let extended = other.post(&path, json!({ "tenantId": "acme-corp", "ttlSeconds": 3600 })).await.expect_status(200);
     assert_eq!((extended.at("/degraded"), extended.word("/expiresAt")), (json!(true), "2026-01-04T13:00:00Z".into()));
+    // What the one has promised would be over by now.
+    cut.host.at("2026-01-04T12:45:00Z");
     cut.on().await;
-    let expires = "SELECT expires_at = '2026-01-04T13:00:00Z' FROM copilot_internal.reservations";
+    let expires = "SELECT state = 'held' AND expires_at = '2026-01-04T13:00:00Z' FROM copilot_internal.reservations";
     until("it lives longer", || async { cut.database.value(expires).await == "t" }).await;
 }
 

@@ -125,15 +125,15 @@ async fn nobody_waits_for_a_replay_that_waits_for_a_row() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_does_not_last_for_a_row_that_somebody_else_has_for_long() {
     let gate = Gate::start().await;
-    for n in 0..3 {
+    for n in 0..20 {
         gate.cost("acme-corp", &format!("waits-{n}")).await;
         gate.cost("globex", &format!("kept-{n}")).await;
     }
     let holder = gate.hold("acme-corp").await;
     gate.apart.on_again(&gate.serving).await;
-    assert_eq!((gate.spent("acme-corp").await, gate.spent("globex").await), ("0.00".into(), "9.00".into()));
+    assert_eq!((gate.spent("acme-corp").await, gate.spent("globex").await), ("0.00".into(), "60.00".into()));
     let_go(holder).await;
-    until("the others are in the books too", || async { gate.spent("acme-corp").await == "9.00" }).await;
+    until("the others are in the books too", || async { gate.spent("acme-corp").await == "60.00" }).await;
     let again = gate.serving.send("POST", "/v1/costs", a_cost("acme-corp", "waits-0")).await.expect_status(200);
     assert_eq!(again.at("/duplicate"), json!(true));
 }
@@ -166,6 +166,21 @@ async fn what_cannot_be_in_the_books_is_set_aside_once_however_often_the_replay_
     let rejected: Vec<String> = rejected.map(|file| std::fs::read_to_string(file).expect("records")).collect();
     let lines: Vec<&str> = rejected.iter().flat_map(|file| file.lines()).collect();
     assert!(matches!(lines[..], [line] if line.contains(&id)), "{lines:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_does_not_last_for_a_disk_that_does_not_take_what_cannot_be_in_the_books() {
+    let cut = Cut::start(StoreFailure::Open).await;
+    let (_, id) = cut.reserve("1").await;
+    cut.end(&id, "settle", json!({ "actualCostUsd": 1 })).await.expect_status(200);
+    cut.off(Wire::Refuses).await;
+    cut.end(&id, "settle", json!({ "actualCostUsd": 2 })).await.expect_status(200);
+    cut.host.cost(llm_cost("kept", "3")).await.expect_status(200);
+    for file in std::fs::read_dir(cut.host.spool.path()).expect("a folder").flatten() {
+        std::fs::create_dir(file.path().with_extension("rejected")).expect("a folder in the way");
+    }
+    cut.on().await;
+    assert_eq!(cut.books().await, "4.00 + 0.00 of 2");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -176,6 +176,10 @@ impl Gate {
             extended.map_err(|error| GateError::Store(Arc::new(error)))
         };
         let told = self.ask_or_keep(&entry, ask).await?;
+        // It would live no longer than it has.
+        if until <= now {
+            return Ok(told);
+        }
         self.or_wait(told, id, &entry).await
     }
 

@@ -35,6 +35,7 @@ mod replay;
 mod reserve;
 mod shadow;
 mod slow;
+mod step;
 mod threads;
 
 use std::hash::{BuildHasher, RandomState};

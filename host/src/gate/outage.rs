@@ -17,7 +17,7 @@ use super::promise::Made;
 use super::{GateError, World};
 use crate::decision::{Decision, Request};
 use crate::money::Money;
-use crate::spool::{Spool, SpoolError};
+use crate::spool::{MOST_WAITING, Spool, SpoolError};
 use crate::store::StoreError;
 use crate::store::replay::Promised;
 
@@ -142,7 +142,9 @@ impl World {
 
     /// Keeps what ends a reservation that another host has promised, until that is in the books.
     pub(super) async fn keep_waiting(&self, entry: &Entry) -> Result<bool, GateError> {
-        Self::is_kept(self.outages.spool.append_always(entry.record()).await)
+        // An operation is prolonged again and again, and ends once: that must find room.
+        let most = if matches!(entry, Entry::Extend { .. }) { MOST_WAITING / 2 } else { MOST_WAITING };
+        Self::is_kept(self.outages.spool.append_always(entry.record(), most).await)
     }
 
     fn is_kept(appended: Result<(), SpoolError>) -> Result<bool, GateError> {

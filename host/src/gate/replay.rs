@@ -4,15 +4,17 @@
 //! to its end. The ids of reservations and costs tell.
 
 mod carrying;
+mod prolonged;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::entry::Step;
 use super::outage::Current;
+use super::step::Step;
 use super::{GateError, World};
 use crate::contained::contained;
 use crate::money::Money;
+use crate::quota::TenantId;
 use crate::spool::Mark;
 use crate::store::StoreError;
 use crate::store::ledger::Posted;
@@ -31,8 +33,8 @@ struct Report {
     rejections: usize,
     /// Records that are kept for later.
     waiting: Vec<Vec<u8>>,
-    /// Those of them for whose rows the store was slow.
-    slow: usize,
+    /// Tenants for one of whose rows the store was slow.
+    slow: HashSet<TenantId>,
     amount: Money,
     over: HashSet<String>,
 }
@@ -87,13 +89,13 @@ impl World {
             let records;
             (records, done) = self.outages.spool.read(done).await.map_err(disk)?;
             if is_last && records.is_empty() {
-                self.set_aside(report).await?;
+                self.set_aside(report).await;
                 let (health, waiting) = (self.store.health().clone(), report.waiting.clone());
                 if self.outages.spool.finish(done, waiting, move || health.is_back()).await.map_err(disk)? {
                     break;
                 }
             }
-            for step in Self::steps(records, report) {
+            for step in self.steps(records, report) {
                 self.carry_out(&mut link, step, report).await.map_err(store)?;
             }
         }
@@ -110,19 +112,19 @@ impl World {
             if records.is_empty() {
                 break;
             }
-            for step in Self::steps(records, &mut report) {
+            for step in self.steps(records, &mut report) {
                 let done = self.carry_out(&mut link, step, &mut report).await;
                 done.map_err(|error| GateError::Store(Arc::new(error)))?;
             }
         }
         if report.waiting.len() < mark.records() {
-            self.set_aside(&mut report).await?;
+            self.set_aside(&mut report).await;
             self.outages.spool.replace(mark, report.waiting).await.map_err(disk)?;
         }
         Ok(())
     }
 
-    fn steps(records: Vec<Vec<u8>>, report: &mut Report) -> Vec<Step> {
+    fn steps(&self, records: Vec<Vec<u8>>, report: &mut Report) -> Vec<Step> {
         let mut steps: Vec<Step> = Vec::new();
         for record in records {
             let entry = serde_json::from_slice(&record).map_err(|error| error.to_string());
@@ -133,6 +135,7 @@ impl World {
         }
         // What a reservation needs is that it is there before anything else of it; the rest commutes.
         steps.sort_by_key(Step::rank);
+        prolonged::prolong(&mut steps, self.clock.now());
         let mut joined: Vec<Step> = Vec::new();
         for step in steps {
             let alone = match joined.last_mut() {
@@ -144,18 +147,24 @@ impl World {
         joined
     }
 
-    /// What cannot be in the books is kept beside the spool, and told: once, when the spool is about to lose it.
-    async fn set_aside(&self, report: &mut Report) -> Result<(), GateError> {
+    /// What cannot be in the books is told, and kept beside the spool, when this is about to lose it. A disk that does not
+    /// take it keeps nobody in the outage.
+    async fn set_aside(&self, report: &mut Report) {
+        let mut records = Vec::new();
         for (record, fault) in std::mem::take(&mut report.rejected) {
             tracing::error!(
                 reason = fault,
                 record = %String::from_utf8_lossy(&record),
                 "A record of the outage is not in the books"
             );
-            report.rejections += 1;
-            self.outages.spool.set_aside(record).await.map_err(|error| GateError::Spool(error.to_string()))?;
+            records.push(record);
         }
-        Ok(())
+        report.rejections += records.len();
+        if !records.is_empty()
+            && let Err(error) = self.outages.spool.set_aside(records).await
+        {
+            tracing::error!(reason = %error, "Records that are not in the books are in this log only");
+        }
     }
 
     fn tell(&self, report: &Report) {

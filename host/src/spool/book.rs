@@ -11,7 +11,7 @@ use std::sync::mpsc::Receiver;
 
 use super::disk::Disk;
 use super::frame::{framed, scan};
-use super::{Append, Job, MOST_WAITING, Mark, PIECE, QUEUE, Size, SpoolError};
+use super::{Append, Job, Mark, PIECE, QUEUE, Size, SpoolError};
 
 /// What the thread owns.
 pub(super) struct Book {
@@ -71,8 +71,8 @@ impl Book {
                     Job::Read(mark, done) => {
                         let _ = done.send(self.read(mark));
                     }
-                    Job::SetAside(record, done) => {
-                        let _ = done.send(self.aside("rejected", &record));
+                    Job::SetAside(records, done) => {
+                        let _ = done.send(self.aside("rejected", &records.join(&b'\n')));
                     }
                     Job::Replace(mark, waiting, done) => {
                         let _ = done.send(self.replace(mark, &waiting));
@@ -118,16 +118,16 @@ impl Book {
         let (mut bytes, mut waiting) = (Vec::new(), Vec::new());
         for append in appends {
             if let Some(held) = &mut self.held
-                && !append.always
+                && append.always.is_none()
             {
                 held.push(append);
                 continue;
             }
             let Append { record, always, done } = append;
             let frame = framed(&record);
-            if !self.accepts && !always {
+            if !self.accepts && always.is_none() {
                 let _ = done.send(Err(SpoolError::NotNeeded));
-            } else if always && self.records + waiting.len() >= MOST_WAITING {
+            } else if always.is_some_and(|most| self.records + waiting.len() >= most) {
                 let _ = done.send(Err(SpoolError::TooManyWait));
             } else if self.length + (bytes.len() + frame.len()) as u64 > self.most_bytes {
                 let _ = done.send(Err(SpoolError::Full));

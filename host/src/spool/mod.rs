@@ -54,7 +54,7 @@ type Done<T> = oneshot::Sender<T>;
 enum Job {
     Append(Append),
     Read(Mark, Done<io::Result<(Vec<Vec<u8>>, Mark)>>),
-    SetAside(Vec<u8>, Done<io::Result<()>>),
+    SetAside(Vec<Vec<u8>>, Done<io::Result<()>>),
     /// Replaces all records, if none has come since, by those that have to wait.
     Replace(Mark, Vec<Vec<u8>>, Done<io::Result<bool>>),
     /// The same, and stops taking records.
@@ -82,8 +82,8 @@ impl Mark {
 
 struct Append {
     record: Vec<u8>,
-    /// Even while the spool takes no records: it waits for something else than the store.
-    always: bool,
+    /// Even while the spool takes no records, if fewer than these are there: it waits for something else than the store.
+    always: Option<usize>,
     done: Done<Result<(), SpoolError>>,
 }
 
@@ -139,18 +139,19 @@ impl Spool {
     /// # Errors
     /// It was not kept; see [`SpoolError`].
     pub async fn append(&self, record: Vec<u8>) -> Result<(), SpoolError> {
-        self.keep(record, false).await
+        self.keep(record, None).await
     }
 
-    /// As [`Spool::append`], for what waits for something else than the store: [`MOST_WAITING`] at most.
+    /// As [`Spool::append`], for what waits for something else than the store, if fewer than `most` records are there:
+    /// [`MOST_WAITING`], or less for what matters less.
     ///
     /// # Errors
     /// It was not kept; see [`SpoolError`].
-    pub async fn append_always(&self, record: Vec<u8>) -> Result<(), SpoolError> {
-        self.keep(record, true).await
+    pub async fn append_always(&self, record: Vec<u8>, most: usize) -> Result<(), SpoolError> {
+        self.keep(record, Some(most)).await
     }
 
-    async fn keep(&self, record: Vec<u8>, always: bool) -> Result<(), SpoolError> {
+    async fn keep(&self, record: Vec<u8>, always: Option<usize>) -> Result<(), SpoolError> {
         let (done, kept) = oneshot::channel();
         match self.jobs.try_send(Job::Append(Append { record, always, done })) {
             Ok(()) => {}
@@ -188,12 +189,12 @@ impl Spool {
         self.ask(|done| Job::Read(mark, done)).await?
     }
 
-    /// Keeps a record that cannot be carried out for its readers, beside the spool.
+    /// Keeps records that cannot be carried out for their readers, beside the spool: all or none of them.
     ///
     /// # Errors
     /// The disk.
-    pub async fn set_aside(&self, record: Vec<u8>) -> io::Result<()> {
-        self.ask(|done| Job::SetAside(record, done)).await?
+    pub async fn set_aside(&self, records: Vec<Vec<u8>>) -> io::Result<()> {
+        self.ask(|done| Job::SetAside(records, done)).await?
     }
 
     /// If there are no records behind `mark`, and those before it are carried out but for those in `waiting`: only these

@@ -189,7 +189,7 @@ async fn who_has_read_takes_nothing_out_that_came_after_somebody_else_did() {
     let (_, second) = spool.read(Mark::default()).await.expect("records");
     assert!(spool.finish(second, Vec::new(), || ()).await.expect("no error"));
     // As many as there were, and others.
-    spool.append_always(b"two".to_vec()).await.expect("room");
+    spool.append_always(b"two".to_vec(), MOST_WAITING).await.expect("room");
     spool.read(first).await.expect_err("another era");
     spool.replace(first, Vec::new()).await.expect_err("another era");
     spool.finish(first, Vec::new(), || ()).await.expect_err("another era");

@@ -5,23 +5,25 @@ use uuid::Uuid;
 
 use super::Report;
 use crate::gate::World;
-use crate::gate::entry::{Entry, Step};
+use crate::gate::entry::Entry;
 use crate::gate::promise::PATIENCE;
+use crate::gate::step::Step;
 use crate::money::Money;
 use crate::store::reservations::{End, Ending};
 use crate::store::{Link, StoreError};
 
-/// How often a step is tried where the store is slow, such as while another host's replay has the rows.
-const TRIES: u32 = 4;
-/// So many may be left for later in one replay. Where there are more it is the store that is slow, and the outage goes on.
+/// The records of so many tenants may be left for later in one replay. Where there are more it is the store that is slow,
+/// and the outage goes on.
 const MOST_SLOW: usize = 16;
 
 impl World {
-    /// Carries out a step, again where the store is only slow, and record by record where one of them breaks a constraint
-    /// or waits for a row that somebody has.
+    /// Carries out a step, again where that may help, and record by record where one of them breaks a constraint or waits
+    /// for a row that somebody has. The tenant of such a row is not waited for again.
     pub(super) async fn carry_out(&self, link: &mut Link, step: Step, report: &mut Report) -> Result<(), StoreError> {
-        let answer = self.try_patiently(link, &step, report).await;
-        match answer {
+        let (step, later) = step.part(|tenant| report.slow.contains(tenant));
+        report.waiting.extend(later.iter().map(Entry::record));
+        let Some(step) = step else { return Ok(()) };
+        match self.try_patiently(link, &step, report).await {
             Ok(()) => {}
             Err(StoreError::Refused(_) | StoreError::Slow(_)) if step.len() > 1 => {
                 for one in step.one_by_one() {
@@ -33,9 +35,9 @@ impl World {
                     report.reject(entry.record(), fault.as_str());
                 }
             }
-            Err(StoreError::Slow(reason)) if report.slow < MOST_SLOW => {
+            Err(StoreError::Slow(reason)) if report.slow.len() < MOST_SLOW => {
                 tracing::warn!(reason = %reason, "A record of the outage waits for a row that somebody else has");
-                report.slow += 1;
+                report.slow.extend(step.tenant().cloned());
                 report.waiting.extend(step.entries().iter().map(Entry::record));
             }
             Err(error) => return Err(error),
@@ -44,21 +46,19 @@ impl World {
     }
 
     async fn try_patiently(&self, link: &mut Link, step: &Step, report: &mut Report) -> Result<(), StoreError> {
-        let mut answer = self.try_step(link, step, report).await;
-        for _ in 1..TRIES {
-            match &answer {
-                Err(StoreError::Slow(_)) if self.is_down() => {}
-                // Another host may have kept the same request id in this moment: now it is seen.
-                Err(StoreError::Refused(_)) if step.len() == 1 => {}
-                _ => break,
-            }
-            // Whoever brings more does not wait for that: another round is for him.
-            if self.is_down() {
+        match self.try_step(link, step, report).await {
+            // Another host's replay may have the rows.
+            Err(StoreError::Slow(_)) if self.is_down() => {
+                // Whoever brings more does not wait for that: another round is for him.
                 self.outages.spool.accept();
+                self.try_step(link, step, report).await
             }
-            answer = self.try_step(link, step, report).await;
+            // Another host may have kept the same request id in this moment: now it is seen.
+            Err(StoreError::Refused(_)) if matches!(step, Step::Reserve(one) if one.len() == 1) => {
+                self.try_step(link, step, report).await
+            }
+            answer => answer,
         }
-        answer
     }
 
     async fn try_step(&self, link: &mut Link, step: &Step, report: &mut Report) -> Result<(), StoreError> {
@@ -68,7 +68,8 @@ impl World {
             }
             Step::End(endings) => self.end_all(link, endings, report).await?,
             Step::Extend { id, tenant, until, at } => {
-                if link.extend(tenant, *id, *until, *at).await?.is_none() {
+                // One whose own time is over prolongs nothing any more.
+                if link.extend(tenant, *id, *until, *at).await?.is_none() && *until > self.clock.now() {
                     let extend = Entry::Extend { id: *id, tenant: tenant.to_string(), until: *until, at: *at };
                     self.wait_or_reject(&extend, *id, *at, report);
                 }

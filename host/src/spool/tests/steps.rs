@@ -137,7 +137,7 @@ async fn life(dir: &Path, disk: &Faulty) -> Story {
             story.append(disk, &spool, record).await;
         }
     }
-    story.insist(disk, async || spool.set_aside(b"no good".to_vec()).await).await;
+    story.insist(disk, async || spool.set_aside(vec![b"no good".to_vec()]).await).await;
     story.replay(disk, &spool, Some("waits")).await;
     spool.accept();
     story.append(disk, &spool, "of the next outage").await;
