@@ -217,7 +217,8 @@ async fn the_tables_own_constraints_refuse_what_an_operator_cannot_mean() {
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_nobody_could_read_are_mended_by_the_migration_that_takes_no_more_of_them() {
     let database = Database::before("0013").await;
-    for key in ["tenant acme-corp llm day", "tenant acme-corp llm week", "tenant acme-corp llm month"] {
+    for period in ["day", "week", "month", "hour", "lifetime"] {
+        let key = &format!("tenant acme-corp llm {period}");
         database.quota(key, "50.00", "1.00").await;
     }
     database
@@ -225,6 +226,8 @@ async fn rows_that_nobody_could_read_are_mended_by_the_migration_that_takes_no_m
             "UPDATE copilot_internal.cost_quotas SET override_limit_usd = 60, override_until = 'infinity' WHERE period = 'day';
              UPDATE copilot_internal.cost_quotas SET override_limit_usd = 60, override_until = '-infinity' WHERE period = 'week';
              UPDATE copilot_internal.cost_quotas SET period_start = 'infinity', thresholds = '{80,NULL}' WHERE period = 'month';
+             UPDATE copilot_internal.cost_quotas SET thresholds = '{{70,80},{90,100}}' WHERE period = 'hour';
+             UPDATE copilot_internal.cost_quotas SET thresholds = '[0:1]={60,70}' WHERE period = 'lifetime';
              INSERT INTO copilot_internal.tenants (tenant_id, pool) VALUES ('acme-corp', '*')",
         )
         .await;
@@ -241,7 +244,13 @@ async fn rows_that_nobody_could_read_are_mended_by_the_migration_that_takes_no_m
         .collect();
     assert_eq!(
         told,
-        [r#""day" "9999-12-31T23:59:59Z" [80,90,100]"#, r#""week" null [80,90,100]"#, r#""month" null [80]"#]
+        [
+            r#""hour" null [70,80,90,100]"#,
+            r#""day" "9999-12-31T23:59:59Z" [80,90,100]"#,
+            r#""week" null [80,90,100]"#,
+            r#""month" null [80]"#,
+            r#""lifetime" null [60,70]"#
+        ]
     );
     host.post("/v1/reservations", llm("1")).await.expect_status(201);
 }

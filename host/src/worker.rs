@@ -62,7 +62,7 @@ async fn work(gate: &Gate, store: &Store, clock: &Clock, keep_days: Option<u32>,
         {
             tracing::warn!(reason = causes::chain(&error), "Windows not rolled over");
         }
-        if let Err(error) = store.health().guard(retention.tick(store, clock.now())).await {
+        if let Err(error) = retention.tick(store, clock.now()).await {
             tracing::warn!(
                 reason = causes::chain(&error),
                 "Days of the decision log not made or dropped; tried again later"
@@ -157,7 +157,7 @@ impl Complaint {
 /// # Errors
 /// The store did not answer, or not before somebody would have waited for this.
 pub async fn make_days(store: &Store, clock: &Clock) -> Result<(), StoreError> {
-    store.health().guard(retention::make_days(store, clock.now().date_naive())).await.map(drop)
+    retention::make_days(store, clock.now().date_naive()).await.map(drop)
 }
 
 /// Gives back everything that is due.

@@ -1,5 +1,5 @@
 //! Places for connections: fewer than this process has descriptors, so that callers cannot take those that the gate itself
-//! needs; and whoever says nothing for too long gives his up.
+//! needs; and whoever asks nothing for too long, or does not read what he is answered, gives his up.
 
 use std::io;
 use std::pin::Pin;
@@ -19,11 +19,11 @@ const OWN: usize = 128;
 const FEWEST: usize = 16;
 /// More than these need nobody's attention.
 const MOST: usize = 100_000;
-/// How long a connection may be silent. Callers keep theirs for a minute or two, and none of them should lose one that it is
-/// just about to use.
-const SILENT_AT_MOST: Duration = Duration::from_mins(5);
-/// The same, where fewer than a tenth of the places are left.
-const SILENT_AT_MOST_IN_A_CROWD: Duration = Duration::from_secs(20);
+/// How long nothing may be answered on a connection. Callers keep theirs for a minute or two, and none of them should lose
+/// one that it is just about to use.
+const UNANSWERED_AT_MOST: Duration = Duration::from_mins(5);
+/// The same, where fewer than a tenth of the places are left: more than any answer takes.
+const UNANSWERED_AT_MOST_IN_A_CROWD: Duration = Duration::from_secs(40);
 /// How often that is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
@@ -65,8 +65,8 @@ impl<L: Listener> Listener for Places<L> {
             }
         };
         let (io, address) = self.listener.accept().await;
-        let look = Box::pin(sleep(LOOK_EVERY));
-        (Placed { io, silent_since: None, look, free: self.free.clone(), few: self.all / 10, _place: place }, address)
+        let (answered, look) = (Instant::now(), Box::pin(sleep(LOOK_EVERY)));
+        (Placed { io, answered, look, free: self.free.clone(), few: self.all / 10, _place: place }, address)
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
@@ -77,36 +77,50 @@ impl<L: Listener> Listener for Places<L> {
 /// A connection in its place.
 pub(super) struct Placed<Io> {
     io: Io,
-    silent_since: Option<Instant>,
+    /// When something was answered last, or it came. What is read says nothing: a byte now and then is no question.
+    answered: Instant,
     look: Pin<Box<Sleep>>,
     free: Arc<Semaphore>,
     few: usize,
     _place: OwnedSemaphorePermit,
 }
 
-impl<Io: AsyncRead + Unpin> AsyncRead for Placed<Io> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let read = Pin::new(&mut self.io).poll_read(context, into);
-        if read.is_ready() {
-            self.silent_since = None;
-            return read;
+impl<Io> Placed<Io> {
+    /// What was pending, unless it has been so for too long.
+    fn or_over<T>(&mut self, polled: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            return polled;
         }
-        let since = *self.silent_since.get_or_insert_with(Instant::now);
         while self.look.as_mut().poll(context).is_ready() {
             let is_crowded = self.free.available_permits() < self.few;
-            let at_most = if is_crowded { SILENT_AT_MOST_IN_A_CROWD } else { SILENT_AT_MOST };
-            if since.elapsed() >= at_most {
+            let at_most = if is_crowded { UNANSWERED_AT_MOST_IN_A_CROWD } else { UNANSWERED_AT_MOST };
+            if self.answered.elapsed() >= at_most {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
             self.look.as_mut().reset(Instant::now() + LOOK_EVERY);
         }
         Poll::Pending
     }
+
+    fn or_unread(&mut self, written: Poll<io::Result<usize>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if matches!(written, Poll::Ready(Ok(bytes)) if bytes > 0) {
+            self.answered = Instant::now();
+        }
+        self.or_over(written, context)
+    }
+}
+
+impl<Io: AsyncRead + Unpin> AsyncRead for Placed<Io> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.io).poll_read(context, into);
+        self.or_over(read, context)
+    }
 }
 
 impl<Io: AsyncWrite + Unpin> AsyncWrite for Placed<Io> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(context, bytes)
+        let written = Pin::new(&mut self.io).poll_write(context, bytes);
+        self.or_unread(written, context)
     }
 
     fn poll_write_vectored(
@@ -114,7 +128,8 @@ impl<Io: AsyncWrite + Unpin> AsyncWrite for Placed<Io> {
         context: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(context, bytes)
+        let written = Pin::new(&mut self.io).poll_write_vectored(context, bytes);
+        self.or_unread(written, context)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -166,24 +181,42 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_is_silent_gives_his_place_up_in_a_crowd_and_who_speaks_keeps_it() {
+    async fn in_a_crowd_who_says_much_and_asks_nothing_gives_his_place_up_and_who_is_answered_keeps_it() {
         let (mut places, call) = with_places(20);
         let mut theirs = Vec::new();
         for _ in 0..20 {
             theirs.push(call());
             let (mut connection, ()) = places.accept().await;
-            tokio::spawn(async move { while connection.read_u8().await.is_ok() {} });
+            tokio::spawn(async move {
+                // A letter is no question, and a mark is one.
+                while let Ok(byte) = connection.read_u8().await {
+                    if byte == b'?' {
+                        connection.write_u8(b'!').await.expect("a caller");
+                    }
+                }
+            });
         }
-        let mut speaks = theirs.pop().expect("a caller");
-        let speaks = tokio::spawn(async move {
-            loop {
-                speaks.write_u8(0).await.expect("a place");
-                sleep(Duration::from_secs(5)).await;
-            }
-        });
+        let speaks = |mut connection: DuplexStream, byte: u8| {
+            tokio::spawn(async move {
+                while connection.write_u8(byte).await.is_ok() {
+                    sleep(Duration::from_secs(5)).await;
+                }
+            })
+        };
+        let asks = speaks(theirs.pop().expect("a caller"), b'?');
+        let _drip: Vec<_> = theirs.into_iter().map(|caller| speaks(caller, b'a')).collect();
         let _late = call();
-        timeout(Duration::from_secs(31), places.accept()).await.expect("a place");
-        assert!(!speaks.is_finished(), "he has lost his place");
+        timeout(Duration::from_secs(51), places.accept()).await.expect("a place");
+        assert!(!asks.is_finished(), "he has lost his place");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_read_what_he_is_answered_gives_his_place_up() {
+        let (mut places, call) = with_places(20);
+        let _theirs = call();
+        let (mut connection, ()) = places.accept().await;
+        let over = timeout(Duration::from_secs(311), connection.write_all(&[0; 1_000])).await.expect("an end");
+        assert_eq!(over.expect_err("no room").kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test(start_paused = true)]

@@ -12,8 +12,9 @@ use super::{Store, StoreError, of_the_log};
 pub(super) const STATEMENT_WITHIN: Duration = Duration::from_secs(8);
 /// A server to which everybody connects at once takes its time; whether it is there at all, the probe says sooner.
 const CONNECT_WITHIN: Duration = Duration::from_secs(4);
-/// What is between may have forgotten a connection that nobody has used for so long, and say nothing of it.
-pub(super) const IDLE_AT_MOST: Duration = Duration::from_mins(1);
+/// What is between may have forgotten a connection that nobody has used for so long, and say nothing of it. On this machine
+/// there is nothing between.
+pub(super) const IDLE_AT_MOST: Duration = Duration::from_mins(2);
 
 /// A connection that its owner keeps from statement to statement: giving one back costs the pool a round trip. The hot
 /// path's statements are methods of it. What is under way must not be cancelled.
@@ -55,7 +56,8 @@ impl Link {
         // What an outage has left leads nowhere, or to a server that is no primary any more.
         let back_for = self.health.as_ref().and_then(Health::back_for);
         let is_left_over = back_for.is_some_and(|back_for| self.connected.elapsed() > back_for);
-        let is_forgotten = self.used.elapsed() > IDLE_AT_MOST;
+        let is_local = self.options.get_socket().is_some();
+        let is_forgotten = !is_local && self.used.elapsed() > IDLE_AT_MOST;
         if let Some(connection) = self.connection.take().filter(|_| !is_left_over && !is_forgotten) {
             return Ok(connection);
         }

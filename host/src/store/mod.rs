@@ -34,13 +34,14 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions as _, Connection as _, PgPool};
+use sqlx::{ConnectOptions as _, Connection as _, PgPool, Postgres, Transaction};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 pub use self::error::StoreError;
 use self::health::Health;
-use self::link::IDLE_AT_MOST;
 pub use self::link::Link;
+use self::link::{IDLE_AT_MOST, STATEMENT_WITHIN};
 use self::migration::MIGRATIONS;
 pub use self::migration::migrate;
 use crate::metrics::StoreGauges;
@@ -94,6 +95,7 @@ impl Store {
             ("application_name", "tollgate"),
         ]);
         let health = Health::default();
+        let is_local = options.get_socket().is_some();
         let pool = |connections| {
             let health = health.clone();
             // A round trip before every statement would double its price; a dead connection shows in use.
@@ -104,8 +106,14 @@ impl Store {
                 // What an outage has left may lead to a server that is no primary any more, or nowhere.
                 .before_acquire(move |_, connection| {
                     let is_left_over = health.back_for().is_some_and(|back_for| connection.age > back_for);
-                    let is_forgotten = connection.idle_for > IDLE_AT_MOST;
+                    let is_forgotten = !is_local && connection.idle_for > IDLE_AT_MOST;
                     Box::pin(async move { Ok(!is_left_over && !is_forgotten) })
+                })
+                // One that is dead keeps its place no longer than a statement may; the pool itself would ask it for ever.
+                .after_release(|connection, _| {
+                    Box::pin(
+                        async move { Ok(matches!(timeout(STATEMENT_WITHIN, connection.ping()).await, Ok(Ok(())))) },
+                    )
                 })
         };
         let log = pool(LOG_CONNECTIONS).connect_lazy_with(of_the_log(options.clone()));
@@ -179,10 +187,21 @@ impl Store {
         self.health.guard_statement(work).await
     }
 
+    /// A transaction on a connection of the pool.
+    async fn begin(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
+        let pool = self.pool.clone();
+        // By a task that nobody cancels: until its start is answered, a transaction that is dropped is not rolled back, and
+        // the pool would give its connection to the next one.
+        match tokio::spawn(async move { pool.begin().await }).await {
+            Ok(begun) => Ok(begun?),
+            Err(_) => Err(StoreError::too_late()),
+        }
+    }
+
     /// Closes every connection, after what is in flight on it, unless that takes too long.
     pub async fn close(&self) {
         let closed = async { tokio::join!(self.log.close(), self.readers.close(), self.pool.close()) };
-        let _ = tokio::time::timeout(ACQUIRE_WITHIN, closed).await;
+        let _ = timeout(ACQUIRE_WITHIN, closed).await;
     }
 }
 

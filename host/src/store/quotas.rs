@@ -71,7 +71,7 @@ impl Store {
     /// The database does not answer.
     pub async fn quotas(&self, filter: QuotaFilter<'_>) -> Result<Vec<ListedQuota>, StoreError> {
         let rows = sqlx::query(concat!(
-            "SELECT q.thresholds, q.override_reason, ",
+            "SELECT ARRAY(SELECT unnest(q.thresholds)), q.override_reason, ",
             quota_columns!(),
             " FROM copilot_internal.cost_quotas q ",
             newest_closed!(),
@@ -167,7 +167,8 @@ pub(super) async fn delete(
              SELECT id, window_start, scope, scope_id, resource_type, period, limit_usd, current_spend_usd, held_usd, admitted_count
              FROM gone WHERE window_start < copilot_internal.window_start(period, $5)
              ON CONFLICT (quota_id, window_start) DO UPDATE
-             SET spend_usd = p.spend_usd + excluded.spend_usd, held_usd = p.held_usd + excluded.held_usd,
+             SET spend_usd = least(p.spend_usd + excluded.spend_usd, 1000000000),
+                 held_usd = least(p.held_usd + excluded.held_usd, 1000000000),
                  admitted_count = p.admitted_count + excluded.admitted_count
          )
          SELECT count(*) FROM gone",

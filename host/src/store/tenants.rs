@@ -32,7 +32,7 @@ impl Store {
     /// The database does not answer.
     pub async fn tenants(&self) -> Result<Vec<TenantRow>, StoreError> {
         let sql = sqlx::AssertSqlSafe(format!("{COLUMNS} ORDER BY tenant_id"));
-        Ok(sqlx::query_as(sql).fetch_all(&self.pool).await?)
+        Ok(sqlx::query_as(sql).fetch_all(&self.readers).await?)
     }
 
     /// One tenant's row.

@@ -100,7 +100,7 @@ async fn prepare(
         }
         let now = clock.now();
         if tick % TICKS_TO_LOOK == 0
-            && let Err(error) = store.health().guard(look_ahead_and_back(&store, extras, now)).await
+            && let Err(error) = look_ahead_and_back(&store, extras, now).await
         {
             tracing::warn!(reason = %error, "Predictions and summaries not made");
         }
@@ -118,7 +118,7 @@ async fn prepare(
 /// Predictions for the open windows, and summaries of the week and month that are over.
 async fn look_ahead_and_back(store: &Store, extras: Extras, now: DateTime<Utc>) -> Result<(), StoreError> {
     if extras.predicted {
-        store.predict(now).await?;
+        store.guard(store.predict(now)).await?;
     }
     for period in [Period::Week, Period::Month] {
         let is_wanted = if period == Period::Week { extras.weekly } else { extras.monthly };
@@ -128,7 +128,7 @@ async fn look_ahead_and_back(store: &Store, extras: Extras, now: DateTime<Utc>) 
             && let Some(over) = period.window_before(start)
             && let Some(before) = period.window_before(over.start)
         {
-            store.summarize(period, [before.start, over.start, start], now).await?;
+            store.guard(store.summarize(period, [before.start, over.start, start], now)).await?;
         }
     }
     Ok(())

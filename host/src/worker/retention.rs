@@ -54,17 +54,17 @@ impl Retention {
     /// Whether it is done; otherwise another host is at it. By no clock that is ahead of the database's: what is dropped
     /// does not come back.
     async fn drop_days(&self, store: &Store, today: NaiveDate) -> Result<bool, StoreError> {
-        let today = today.min(store.today().await?);
+        let today = today.min(store.guard(store.today()).await?);
         let first_kept = self.keep.and_then(|keep| today.checked_sub_days(Days::new(keep.into())));
         let Some(first_kept) = first_kept else { return Ok(true) };
-        for day in store.days_of_decisions().await?.into_iter().take_while(|day| *day < first_kept) {
-            if !store.drop_day_of_decisions(day).await? {
+        for day in store.guard(store.days_of_decisions()).await?.into_iter().take_while(|day| *day < first_kept) {
+            if !store.guard(store.drop_day_of_decisions(day)).await? {
                 return Ok(false);
             }
             tracing::info!(%day, "Decisions of a day dropped");
         }
         let before = first_kept.and_time(NaiveTime::MIN).and_utc();
-        while store.delete_old_decisions(before, ROWS_AT_ONCE).await? > 0 {}
+        while store.guard(store.delete_old_decisions(before, ROWS_AT_ONCE)).await? > 0 {}
         Ok(true)
     }
 }
@@ -74,10 +74,10 @@ impl Retention {
 /// # Errors
 /// The store did not answer, or not before somebody would have waited for this.
 pub(super) async fn make_days(store: &Store, today: NaiveDate) -> Result<bool, StoreError> {
-    let there = store.days_of_decisions().await?;
+    let there = store.guard(store.days_of_decisions()).await?;
     let wanted = (0..=AHEAD).filter_map(|ahead| today.checked_add_days(Days::new(ahead)));
     for day in wanted.filter(|day| !there.contains(day)) {
-        if !store.make_day_of_decisions(day).await? {
+        if !store.guard(store.make_day_of_decisions(day)).await? {
             return Ok(false);
         }
     }
