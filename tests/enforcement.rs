@@ -1,5 +1,6 @@
 //! Enforcement switched off: denials become notes, and spend is still recorded.
 
+use chrono::TimeDelta;
 use serde_json::{Value, json};
 use tollgate::gate::Enforcement;
 
@@ -44,6 +45,22 @@ async fn a_denial_that_is_not_enforced_is_allowed_and_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reservations_denial_that_is_not_enforced_is_as_true_as_one_that_is() {
+    let host = host(true, false).await;
+    let reserve = async |usd: &str| {
+        let mut body = llm(usd);
+        body["ttlSeconds"] = json!(300);
+        host.post("/v1/reservations", body).await.expect_status(201)
+    };
+    assert_eq!(reserve("0.80").await.at("/denial"), json!(null));
+    let denied = reserve("0.50").await;
+    assert_eq!((denied.word("/denial/code"), denied.at("/denial/retryAfter")), ("capacity_held".into(), json!(300)));
+    // What has expired stands in nobody's way.
+    host.clock.advance(TimeDelta::seconds(300));
+    assert_eq!(reserve("1.00").await.at("/denial"), json!(null));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_fits_says_nothing_of_enforcement() {
     let answer = host(false, false).await.check(llm("0.50")).await.expect_status(200);
     assert_eq!((answer.at("/enforced"), answer.at("/denial")), (json!(null), json!(null)));
@@ -76,4 +93,14 @@ async fn hard_limits_and_403s_are_not_enforced_either() {
     host.tenant("acme-corp", Some("free"), None).await;
     let answer = host.check(llm("2.00")).await.expect_status(200);
     assert_eq!((answer.at("/enforced"), answer.at("/denial/error")), (json!(false), json!("policy_denied")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_than_a_row_can_count_is_held_where_nothing_is_enforced() {
+    let host = host(true, false).await;
+    for usd in ["1000000000", "1000000000", "0.05"] {
+        host.post("/v1/reservations", llm(usd)).await.expect_status(201);
+    }
+    let held = "SELECT held_usd::bigint FROM copilot_internal.cost_quotas WHERE resource_type = 'llm'";
+    assert_eq!(host.database.value(held).await, "1000000000");
 }

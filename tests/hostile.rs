@@ -109,6 +109,12 @@ async fn a_policy_may_allow_less_than_was_asked_for() {
     let host = host(&["half"], "timeout_ms = 1000", ENFORCED).await;
     let answer = ask(&host, "half").await.expect_status(200);
     assert!(answer.text.contains(r#""atMostUsd":1.00,"quotaDetails":null"#), "{}", answer.text);
+    // Who did not hear it and asks again is told so too.
+    let again = json!({ "tenantId": "half", "resourceType": "llm", "requestId": "r-1", "estimatedCostUsd": "2.00" });
+    for duplicate in [json!(null), json!(true)] {
+        let held = host.post("/v1/reservations", again.clone()).await.expect_status(201);
+        assert_eq!((held.at("/atMostUsd"), held.at("/duplicate")), (json!(1.0), duplicate), "{}", held.text);
+    }
     // The hard limit looks at what was allowed.
     host.database.quota("tenant half llm day", "9.00", "0").await;
     host.database.run("UPDATE copilot_internal.cost_quotas SET hard_limit_usd = 1.00").await;

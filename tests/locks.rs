@@ -9,7 +9,7 @@ use tollgate::gate::Gate;
 use tollgate::store::Store;
 use tollgate::worker;
 
-use crate::harness::{Answer, ENFORCED, Host, guests, llm, llm_cost, until};
+use crate::harness::{Answer, Database, ENFORCED, Host, Setup, guests, llm, llm_cost, until};
 
 /// Their rows lie in another order than that of their ids.
 const QUOTAS: &str = "
@@ -90,11 +90,77 @@ async fn whatever_moves_money_locks_the_quotas_by_id_and_then_the_reservations()
     assert_eq!(host.database.value(held).await, "0.000000000");
 
     host.at("2026-01-05T00:00:00Z");
-    let (clock, rolling) = (host.clock.clone(), store.clone());
-    let rolls = async move { worker::roll_over(&rolling, &clock).await.expect("a database that answers") };
-    waits_with_empty_hands(&host, "the rollover", rolls).await;
-    assert_eq!(host.database.value("SELECT count(*) FROM copilot_internal.cost_quota_periods").await, "4");
+    // What somebody has is for the next time.
+    let closed = "SELECT count(*) FROM copilot_internal.cost_quota_periods";
+    let mut holder = host.database.options().connect().await.expect("a connection");
+    execute(&mut holder, HOLD).await;
+    worker::roll_over(&store, &host.clock).await.expect("a database that answers");
+    assert_eq!(host.database.value(closed).await, "3");
+    holder.close().await.expect("a closed connection");
+    worker::roll_over(&store, &host.clock).await.expect("a database that answers");
+    assert_eq!(host.database.value(closed).await, "4");
     store.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_row_in_vain_keeps_nobody_else_of_his_lane_waiting() {
+    let host = Host::start().await;
+    host.database.quota("tenant acme-corp llm day", "50", "0").await;
+    let of = |tenant: &str, mut body: Value| {
+        body["tenantId"] = json!(tenant);
+        body
+    };
+    // Some of them have his lane.
+    let others: Vec<String> = (0..8).map(|n| format!("t-{n}")).collect();
+    let tenants: Vec<&str> = others.iter().map(String::as_str).chain(["acme-corp"]).collect();
+    let mut held = Vec::new();
+    for tenant in &tenants {
+        let answer = host.post("/v1/reservations", of(tenant, llm("1"))).await.expect_status(201);
+        held.push((*tenant, answer.word("/reservationId")));
+    }
+    let mut holder = host.database.options().connect().await.expect("a connection");
+    execute(&mut holder, "BEGIN; UPDATE copilot_internal.cost_quotas SET limit_usd = 40").await;
+    for round in 0..2 {
+        let send = |path: String, body| tokio::spawn(Answer::of(host.request("POST", &path).json(&body)));
+        let first = (round == 0).then(|| send("/v1/costs".into(), of("acme-corp", llm_cost("first", "1"))));
+        if first.is_some() {
+            until("somebody waits for the row", || async { host.database.value(WAITING).await == "t" }).await;
+        }
+        // These are the next batch of their lanes.
+        let mut answers = Vec::new();
+        for (tenant, id) in &held {
+            answers.push((*tenant, send("/v1/reservations".into(), of(tenant, llm("1")))));
+            answers.push((*tenant, send("/v1/costs".into(), of(tenant, llm_cost(&format!("c-{round}"), "1")))));
+            let settle = of(tenant, json!({ "actualCostUsd": 1 }));
+            answers.push((*tenant, send(format!("/v1/reservations/{id}/settle"), settle)));
+        }
+        for (tenant, answer) in answers {
+            let answer = answer.await.expect("no panic");
+            assert_eq!(answer.status == 503, tenant == "acme-corp", "{tenant}: {answer:?}");
+        }
+        if let Some(first) = first {
+            first.await.expect("no panic").expect_status(503);
+        }
+    }
+    holder.close().await.expect("a closed connection");
+    host.post("/v1/costs", llm_cost("last", "1")).await.expect_status(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_waited_for_a_row_goes_on_with_it_however_the_database_isolates_others() {
+    let database = Database::migrated().await;
+    let isolated = "DO $$ BEGIN EXECUTE format(
+        'ALTER DATABASE %I SET default_transaction_isolation = %L', current_database(), 'repeatable read'); END $$";
+    database.run(isolated).await;
+    let host = Setup { database: Some(database), ..Setup::default() }.start().await;
+    host.database.quota("tenant acme-corp llm day", "50", "0").await;
+    let mut holder = host.database.options().connect().await.expect("a connection");
+    execute(&mut holder, "BEGIN; UPDATE copilot_internal.cost_quotas SET limit_usd = 40").await;
+    let cost = tokio::spawn(Answer::of(host.request("POST", "/v1/costs").json(&llm_cost("c-1", "1"))));
+    until("it waits for the row", || async { host.database.value(WAITING).await == "t" }).await;
+    execute(&mut holder, "COMMIT").await;
+    let recorded = cost.await.expect("no panic").expect_status(200);
+    assert_eq!(recorded.at("/quotas/0/quotaDetails/limitUsd"), json!(40.0));
 }
 
 #[tokio::test(flavor = "multi_thread")]

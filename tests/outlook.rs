@@ -103,7 +103,9 @@ async fn a_week_with_more_than_an_amount_can_be_is_summed_up() {
     host.at("2026-01-05T00:10:00Z");
     let _beside = beside(&host, slack(&receiver), Extras { weekly: true, ..Extras::default() }).await;
     let summary = "SELECT coalesce(max(spend_usd), 0)::bigint FROM copilot_internal.alerts WHERE kind = 'summary'";
-    until("it is summed up", || async { host.database.value(summary).await == "10000000000" }).await;
+    until("it is summed up", || async { host.database.value(summary).await == "9223372036" }).await;
+    let listed = host.get("/v1/alerts").await.expect_status(200);
+    assert!(listed.text.contains(r#""summary":{"spendUsd":9223372036.00,"#), "{}", listed.text);
 }
 
 #[tokio::test(flavor = "multi_thread")]

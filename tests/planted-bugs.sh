@@ -38,8 +38,8 @@ bug() {
         plant $admission ':timestamptz[])[q.i])) = cardinality($9)' \
             ':timestamptz[])[q.i])) >= 0' ;;
     denied-from-memory) # a denial is made on rows that the lane remembers
-        plant host/src/gate/reserve.rs 'if fresh.contains(&job.subject()) {' \
-            'if fresh.contains(&job.subject()) || !job.body.is_empty() {' ;;
+        plant host/src/gate/round.rs 'if self.fresh.contains(&job.subject()) {' \
+            'if self.fresh.contains(&job.subject()) || !job.body.is_empty() {' ;;
     no-locks) # settle, release and expiry take no locks on quotas
         plant $reservations $'ORDER BY q.id FOR UPDATE\n     ), prior' $'ORDER BY q.id\n     ), prior' ;;
     no-lock-order) # they take them in another order than everybody else
@@ -50,7 +50,8 @@ bug() {
         plant $reservations "CASE e.state WHEN 'held' THEN e.held_usd ELSE 0 END AS freed" \
             "CASE WHEN e.state = 'held' AND e.kind <> 'expire' THEN e.held_usd ELSE 0 END AS freed" ;;
     rollover-drops-a-late-settle) # a window that is closed already takes no more spend
-        plant host/src/store/ledger.rs 'SET spend_usd = p.spend_usd + excluded.spend_usd,' 'SET spend_usd = p.spend_usd,' ;;
+        plant host/src/store/ledger.rs 'SET spend_usd = least(p.spend_usd + excluded.spend_usd, 1000000000),' \
+            'SET spend_usd = p.spend_usd,' ;;
     *)
         printf 'no such bug: %s (there are: %s)\n' "$1" "${bugs[*]}" >&2
         exit 2 ;;

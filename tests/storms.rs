@@ -126,8 +126,8 @@ async fn a_request_that_the_tables_refuse_takes_nobody_of_its_batch_with_it() {
     let enforcement = tollgate::gate::Enforcement { e2b: true, others: false };
     let host = Setup { enforcement, ..Setup::default() }.start().await;
     host.database.quota("tenant acme-corp llm day", "10.00", "0").await;
-    // No more than this can be held, whatever is enforced.
-    host.post("/v1/reservations", llm("1000000000")).await.expect_status(201);
+    let refuses = "ALTER TABLE copilot_internal.reservations ADD CONSTRAINT no_cent CHECK (held_usd <> 0.01)";
+    host.database.run(refuses).await;
     let body = |n: usize| {
         if n.is_multiple_of(8) { llm("0.01") } else { json!({ "tenantId": format!("t-{n}"), "resourceType": "llm" }) }
     };

@@ -314,7 +314,8 @@ impl QuotaRow {
             closed
         });
         self.period_start = Some(start);
-        self.held = self.held + amount;
+        // A row counts to the largest amount, which no limit exceeds.
+        self.held = (self.held + amount).min(Money::MAX);
         self.admitted += 1;
         (start, closed)
     }

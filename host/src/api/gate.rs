@@ -154,14 +154,14 @@ impl<'a> DecisionBody<'a> {
 
     /// Of the first admission of a request that came again; its quotas have moved on since. Without a policy where it was
     /// promised in an outage.
-    pub fn repeated(decision_id: Uuid, policy: Option<&'a PolicyRef>) -> Self {
+    pub fn repeated(decision_id: Uuid, policy: Option<&'a PolicyRef>, at_most_usd: Option<Money>) -> Self {
         Self {
             allowed: true,
             enforced: None,
             decision_id,
             policy,
             degraded: None,
-            at_most_usd: None,
+            at_most_usd,
             quota_details: None,
             denial: None,
             reservation_id: None,

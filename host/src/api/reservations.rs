@@ -59,12 +59,13 @@ pub async fn reserve(
             // Where it was promised in an outage, no policy was. By now it is in the books as any other.
             let was_asked = !first.policy_name.is_empty();
             let policy = PolicyRef { name: first.policy_name.into(), digest: first.policy_digest.into() };
-            let body = DecisionBody::repeated(first.id, Some(&policy).filter(|_| was_asked))
+            let at_most = (first.held < first.estimate).then_some(first.held);
+            let body = DecisionBody::repeated(first.id, Some(&policy).filter(|_| was_asked), at_most)
                 .reserved(first.held, first.expires_at);
             gate::answer(StatusCode::CREATED, &body)
         }
         Reserved::Promised(first) => {
-            let body = DecisionBody::repeated(first.id, None).degraded().reserved(first.held, first.expires_at);
+            let body = DecisionBody::repeated(first.id, None, None).degraded().reserved(first.held, first.expires_at);
             gate::answer(StatusCode::CREATED, &body)
         }
     };

@@ -33,9 +33,11 @@ mod recorder;
 mod refusal;
 mod replay;
 mod reserve;
+mod round;
 mod shadow;
 mod slow;
 mod step;
+mod stuck;
 mod threads;
 
 use std::hash::{BuildHasher, RandomState};

@@ -9,9 +9,12 @@ use uuid::Uuid;
 use super::lane::Job;
 use super::reserve::{LaneState, ReserveJob, reserve_batch};
 use super::{GateError, Reply, World};
+use crate::quota::TenantId;
 use crate::store::StoreError;
 use crate::store::costs::{Cost, Recorded};
 use crate::store::reservations::{Ended, Ending};
+use crate::store::stuck::Wanted;
+use crate::store::subjects::Subject;
 
 pub(super) enum MoneyJob {
     Reserve(ReserveJob),
@@ -29,13 +32,44 @@ impl Job for MoneyJob {
     }
 }
 
+impl MoneyJob {
+    pub(super) fn tenant(&self) -> &TenantId {
+        match self {
+            Self::Reserve(job) => &job.request.tenant,
+            Self::End(ending, _) => &ending.tenant,
+            Self::Cost(cost, _) => &cost.tenant,
+        }
+    }
+
+    /// Whose quotas it is about to lock.
+    pub(super) fn wanted(&self) -> Wanted {
+        match self {
+            Self::Reserve(job) => Wanted::Subject(job.subject()),
+            Self::End(ending, _) => Wanted::Reservation(ending.id),
+            Self::Cost(cost, _) => Wanted::Subject(Subject {
+                tenant: cost.tenant.clone(),
+                user: cost.user.clone(),
+                resource_type: cost.resource_type.clone(),
+            }),
+        }
+    }
+
+    pub(super) fn fail(self, error: &Arc<StoreError>) {
+        match self {
+            Self::Reserve(job) => job.fail(error),
+            Self::End(_, reply) => drop(reply.send(Err(GateError::Store(error.clone())))),
+            Self::Cost(_, reply) => drop(reply.send(Err(GateError::Store(error.clone())))),
+        }
+    }
+}
+
 /// Answers every job, or returns those that wait for the next batch.
 pub(super) async fn batch(world: Arc<World>, state: Arc<Mutex<LaneState>>, jobs: Vec<MoneyJob>) -> Vec<MoneyJob> {
     // Its lane's alone; a lock only so that it outlives the batch.
     let mut state = state.lock().await;
     let (mut costs, mut endings, mut reserves, mut left) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut ending, mut asking) = (HashSet::new(), HashSet::new());
-    for job in jobs {
+    for job in world.without_stuck(&mut state.stuck, jobs).await {
         // Nobody waits any more, and nobody was told: not doing it is the better half.
         // What names the same reservation or request id twice is done one after the other, so in two batches.
         match job {
@@ -49,10 +83,10 @@ pub(super) async fn batch(world: Arc<World>, state: Arc<Mutex<LaneState>>, jobs:
         }
     }
     if !costs.is_empty() {
-        record(&world, &mut state, costs).await;
+        record(&world, &mut state, costs, true).await;
     }
     if !endings.is_empty() {
-        end(&world, &mut state, endings).await;
+        end(&world, &mut state, endings, true).await;
     }
     if !reserves.is_empty() {
         let again = reserve_batch(&world, &mut state, reserves).await;
@@ -61,7 +95,11 @@ pub(super) async fn batch(world: Arc<World>, state: Arc<Mutex<LaneState>>, jobs:
     left
 }
 
-async fn record(world: &World, state: &mut LaneState, jobs: Vec<(Cost, Reply<Recorded>)>) {
+/// `may_wait`: where they have waited for a row in vain, those that need not wait for it are recorded after all.
+async fn record(world: &World, state: &mut LaneState, jobs: Vec<(Cost, Reply<Recorded>)>, may_wait: bool) {
+    if jobs.is_empty() {
+        return;
+    }
     let now = world.clock.now();
     let (costs, replies): (Vec<Cost>, Vec<Reply<Recorded>>) = jobs.into_iter().unzip();
     let answers = match state.link.record_costs(&costs, now).await {
@@ -69,9 +107,18 @@ async fn record(world: &World, state: &mut LaneState, jobs: Vec<(Cost, Reply<Rec
         // One of them breaks a constraint: each for itself, so that the others are recorded.
         Err(StoreError::Refused(_)) if costs.len() > 1 => {
             for (cost, reply) in costs.into_iter().zip(replies) {
-                Box::pin(record(world, state, vec![(cost, reply)])).await;
+                Box::pin(record(world, state, vec![(cost, reply)], may_wait)).await;
             }
             return;
+        }
+        Err(error) if error.is_locked() && may_wait => {
+            let jobs = costs.into_iter().zip(replies).map(|(cost, reply)| MoneyJob::Cost(cost, reply)).collect();
+            let free = world.refuse_stuck(&mut state.stuck, jobs).await;
+            let free = free.into_iter().filter_map(|job| match job {
+                MoneyJob::Cost(cost, reply) => Some((cost, reply)),
+                MoneyJob::End(..) | MoneyJob::Reserve(_) => None,
+            });
+            return Box::pin(record(world, state, free.collect(), false)).await;
         }
         Err(error) => return fail(replies, error),
     };
@@ -82,16 +129,29 @@ async fn record(world: &World, state: &mut LaneState, jobs: Vec<(Cost, Reply<Rec
     world.threads.answer(replies.into_iter().zip(answers).collect());
 }
 
-async fn end(world: &World, state: &mut LaneState, jobs: Vec<(Ending, Reply<Option<Ended>>)>) {
+/// `may_wait`: as for costs.
+async fn end(world: &World, state: &mut LaneState, jobs: Vec<(Ending, Reply<Option<Ended>>)>, may_wait: bool) {
+    if jobs.is_empty() {
+        return;
+    }
     let now = world.clock.now();
     let (endings, replies): (Vec<Ending>, Vec<Reply<Option<Ended>>>) = jobs.into_iter().unzip();
     let ended = match state.link.end(&endings, now).await {
         Ok(ended) => ended,
         Err(StoreError::Refused(_)) if endings.len() > 1 => {
             for (ending, reply) in endings.into_iter().zip(replies) {
-                Box::pin(end(world, state, vec![(ending, reply)])).await;
+                Box::pin(end(world, state, vec![(ending, reply)], may_wait)).await;
             }
             return;
+        }
+        Err(error) if error.is_locked() && may_wait => {
+            let jobs = endings.into_iter().zip(replies).map(|(ending, reply)| MoneyJob::End(ending, reply)).collect();
+            let free = world.refuse_stuck(&mut state.stuck, jobs).await;
+            let free = free.into_iter().filter_map(|job| match job {
+                MoneyJob::End(ending, reply) => Some((ending, reply)),
+                MoneyJob::Cost(..) | MoneyJob::Reserve(_) => None,
+            });
+            return Box::pin(end(world, state, free.collect(), false)).await;
         }
         Err(error) => return fail(replies, error),
     };

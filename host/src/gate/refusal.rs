@@ -20,6 +20,29 @@ const DUE_AT_ONCE: i64 = 500;
 /// The quotas whose expired money was given back for this batch: of one that cannot be given back nobody waits for ever.
 pub(super) type GaveBack = HashSet<Uuid>;
 
+/// Held money that stands in the way of denials.
+#[derive(Default)]
+pub(super) struct InTheWay {
+    /// When the first reservation of a quota expires.
+    expiries: HashMap<Uuid, DateTime<Utc>>,
+    /// The quotas some of whose money is due, and was not given back for this batch.
+    due: Vec<Uuid>,
+}
+
+impl InTheWay {
+    /// Whether some of it is due: that is given back before anybody is told anything.
+    pub(super) fn is_due(&self) -> bool {
+        !self.due.is_empty()
+    }
+
+    /// Tells those whom it denies when it comes back.
+    pub(super) fn tell<'a>(&self, decisions: impl IntoIterator<Item = &'a mut Decision>) {
+        for decision in decisions {
+            decision.held_money_returns(|quota| self.expiries.get(&quota.id).copied());
+        }
+    }
+}
+
 /// Answers those whose request id was admitted before; returns the others.
 pub(super) async fn answer_repeated(world: &World, jobs: Vec<ReserveJob>) -> Vec<ReserveJob> {
     let asked: Vec<(&TenantId, &str)> =
@@ -104,25 +127,37 @@ impl World {
         decisions: &mut [Decision],
         gave_back: &mut GaveBack,
     ) -> Result<bool, StoreError> {
-        let mut quotas: Vec<(Uuid, DateTime<Utc>)> = decisions.iter().flat_map(Decision::held_back_by).collect();
+        let there = self.in_the_way(decisions.iter(), gave_back).await?;
+        if there.is_due() {
+            self.give_back(there).await?;
+            return Ok(true);
+        }
+        there.tell(decisions);
+        Ok(false)
+    }
+
+    /// The held money that stands in the way of denials.
+    pub(super) async fn in_the_way<'a>(
+        &self,
+        decisions: impl Iterator<Item = &'a Decision>,
+        gave_back: &mut GaveBack,
+    ) -> Result<InTheWay, StoreError> {
+        let mut quotas: Vec<(Uuid, DateTime<Utc>)> = decisions.flat_map(Decision::held_back_by).collect();
+        if quotas.is_empty() {
+            return Ok(InTheWay::default());
+        }
         quotas.sort_unstable();
         quotas.dedup();
-        if quotas.is_empty() {
-            return Ok(false);
-        }
         let expiries: HashMap<_, _> = self.store.guard(self.store.first_expiries(&quotas)).await?.into_iter().collect();
         let now = self.clock.now();
         let is_due = |quota: &Uuid| expiries.get(quota).is_some_and(|expiry| *expiry <= now);
-        let due: Vec<Uuid> =
-            quotas.into_iter().map(|(id, _)| id).filter(|id| is_due(id) && gave_back.insert(*id)).collect();
-        if !due.is_empty() {
-            self.expire_due_of(&due, now).await?;
-            return Ok(true);
-        }
-        for decision in decisions {
-            decision.held_money_returns(|quota| expiries.get(&quota.id).copied());
-        }
-        Ok(false)
+        let due = quotas.into_iter().map(|(id, _)| id).filter(|id| is_due(id) && gave_back.insert(*id)).collect();
+        Ok(InTheWay { expiries, due })
+    }
+
+    /// Gives back what of it is due.
+    pub(super) async fn give_back(&self, there: InTheWay) -> Result<(), StoreError> {
+        self.expire_due_of(&there.due, self.clock.now()).await
     }
 
     /// Gives back all that has expired and that these quotas hold, beside the lanes: one of them waits for it. What is due

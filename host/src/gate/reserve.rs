@@ -14,24 +14,22 @@ use std::sync::Arc;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::known::Known;
-use super::plan::plan;
+use super::money::MoneyJob;
 use super::promise::Promise;
-use super::refusal::{GaveBack, answer_repeated, refuse};
+use super::refusal::{GaveBack, refuse};
+use super::round::Round;
+use super::stuck::Stuck;
 use super::{GateError, Reply, World};
 use crate::decision::{Decision, Request};
 use crate::money::Money;
 use crate::origin::Current;
-use crate::policy::Generation;
 use crate::quota::TenantId;
-use crate::store::admission::Locked;
 use crate::store::reservations::Reservation;
-use crate::store::subjects::{Standing, Subject};
+use crate::store::subjects::Subject;
 use crate::store::{Link, StoreError};
 
 /// How often a batch is decided again before its callers are told to come back.
 const ROUNDS: usize = 8;
-/// After a loss to another host, so many batches lock their rows before they decide.
-const BATCHES_THAT_LOCK: u32 = 16;
 
 /// Money set aside, or the decision that it is not.
 #[derive(Debug)]
@@ -78,12 +76,13 @@ impl ReserveJob {
 pub(super) struct LaneState {
     pub(super) link: Link,
     pub(super) known: Known,
-    lock_first: u32,
+    pub(super) stuck: Stuck,
+    pub(super) lock_first: u32,
 }
 
 impl LaneState {
     pub(super) fn new(link: Link) -> Self {
-        Self { link, known: Known::default(), lock_first: 0 }
+        Self { link, known: Known::default(), stuck: Stuck::default(), lock_first: 0 }
     }
 }
 
@@ -92,163 +91,45 @@ pub(super) async fn reserve_batch(world: &World, state: &mut LaneState, jobs: Ve
     let generation = world.policies.generation();
     let mut pending = jobs;
     let mut left = Vec::new();
-    // Subjects that were read for this batch, after its requests had come.
     let mut fresh: HashSet<Subject> = HashSet::new();
     let mut gave_back = GaveBack::default();
+    // Where they have waited for a row in vain, those that need not wait for it are decided again.
+    let mut may_wait = true;
     for _ in 0..ROUNDS {
         if pending.is_empty() {
             return left;
         }
-        let round = Round { world, generation: &generation, state: &mut *state, fresh: &mut fresh };
+        let round =
+            Round { world, generation: &generation, state: &mut *state, fresh: &mut fresh, gave_back: &mut gave_back };
         let outcome = round.run(std::mem::take(&mut pending)).await;
         left.extend(outcome.left);
         for job in outcome.alone {
             left.extend(Box::pin(reserve_batch(world, state, vec![job])).await);
         }
+        pending = outcome.again;
         if let Some((error, jobs)) = outcome.failed {
-            let error = Arc::new(error);
-            for job in jobs {
+            for job in &jobs {
                 state.known.forget(&job.subject());
-                job.fail(&error);
+            }
+            if error.is_locked() && may_wait {
+                may_wait = false;
+                let jobs = jobs.into_iter().map(MoneyJob::Reserve).collect();
+                let free = world.refuse_stuck(&mut state.stuck, jobs).await;
+                pending.extend(free.into_iter().filter_map(|job| match job {
+                    MoneyJob::Reserve(job) => Some(job),
+                    MoneyJob::End(..) | MoneyJob::Cost(..) => None,
+                }));
+            } else {
+                let error = Arc::new(error);
+                for job in jobs {
+                    job.fail(&error);
+                }
             }
         }
-        pending = outcome.again;
         pending.extend(refuse(world, state, &mut fresh, &mut gave_back, outcome.denied).await);
     }
     for job in pending {
         let _ = job.reply.send(Err(GateError::Overloaded));
     }
     left
-}
-
-struct Round<'a> {
-    world: &'a World,
-    generation: &'a Arc<Generation>,
-    state: &'a mut LaneState,
-    fresh: &'a mut HashSet<Subject>,
-}
-
-#[derive(Default)]
-struct Outcome {
-    /// The store did not answer, and whom that concerns.
-    failed: Option<(StoreError, Vec<ReserveJob>)>,
-    /// Denied on rows that were read for this batch.
-    denied: Vec<(ReserveJob, Decision)>,
-    /// To be decided again.
-    again: Vec<ReserveJob>,
-    left: Vec<ReserveJob>,
-    /// One of them breaks a constraint: each for itself, so that the others are admitted.
-    alone: Vec<ReserveJob>,
-}
-
-impl Round<'_> {
-    async fn run(self, jobs: Vec<ReserveJob>) -> Outcome {
-        let Self { world, generation, state, fresh } = self;
-        let subjects: HashSet<Subject> = jobs.iter().map(ReserveJob::subject).collect();
-        let subjects: Vec<Subject> = subjects.into_iter().collect();
-        let mut locked = None;
-        match read(world, state, &subjects, &mut locked).await {
-            Ok(standings) => {
-                for (subject, standing) in standings {
-                    world.pools.learn(&subject.tenant, standing.pool.as_ref());
-                    state.known.learn(&subject, &standing);
-                    fresh.insert(subject);
-                }
-            }
-            Err(error) => return Outcome { failed: Some((error, jobs)), ..Outcome::default() },
-        }
-        let plan = {
-            let requests = jobs.len();
-            world.run_guests(requests, || plan(world, generation, &state.known, jobs))
-        };
-        for (job, undecided) in plan.failed {
-            for job in answer_repeated(world, vec![job]).await {
-                let (error, row) = *undecided.clone();
-                world.recorder.failed(row).await;
-                let _ = job.reply.send(Err(error));
-            }
-        }
-        let mut outcome = Outcome { left: plan.left, ..Outcome::default() };
-        for (job, decision) in plan.denied {
-            if fresh.contains(&job.subject()) {
-                outcome.denied.push((job, decision));
-            } else {
-                state.known.forget(&job.subject());
-                outcome.again.push(job);
-            }
-        }
-        if plan.admitted.is_empty() {
-            if let Some(rows) = locked
-                && let Err(error) = rows.give_up().await
-            {
-                // Nothing was written; the connection is gone, and its locks with it.
-                tracing::warn!(reason = %error, "Locks not given back");
-            }
-            return outcome;
-        }
-        let now = world.clock.now();
-        let committed = match locked {
-            Some(rows) => world.store.guard(rows.admit(&plan.admission, now)).await,
-            None => state.link.admit(&plan.admission, now).await,
-        };
-        let is_committed = matches!(committed, Ok(true));
-        match committed {
-            Ok(true) => {
-                for change in plan.admission.rows {
-                    state.known.wrote(change.written);
-                }
-                let mut answers = Vec::with_capacity(plan.admitted.len());
-                for ((job, decision), new) in plan.admitted.into_iter().zip(plan.admission.reservations) {
-                    let decision = world.record(generation, decision).await;
-                    let held = Some((new.held, new.expires_at));
-                    answers.push((job.reply, Ok(Reserved::Decided { decision, held })));
-                }
-                world.threads.answer(answers);
-            }
-            Ok(false) => {
-                // Another host was here, an administrator, or the same request id.
-                state.lock_first = BATCHES_THAT_LOCK;
-                for (subject, _) in &plan.admission.subjects {
-                    state.known.forget(subject);
-                }
-                let jobs = plan.admitted.into_iter().map(|(job, _)| job).collect();
-                outcome.again.extend(answer_repeated(world, jobs).await);
-            }
-            Err(StoreError::Refused(_)) if plan.admitted.len() > 1 => {
-                outcome.alone = plan.admitted.into_iter().map(|(job, _)| job).collect();
-            }
-            Err(error) => {
-                // It is not known whether it was committed: nobody is decided again under the same id.
-                outcome.failed = Some((error, plan.admitted.into_iter().map(|(job, _)| job).collect()));
-            }
-        }
-        if !is_committed {
-            // They were denied beside holds that are not there now, or on rows that are older than what has happened since.
-            outcome.again.extend(outcome.denied.drain(..).map(|(job, _)| job));
-            fresh.clear();
-        }
-        outcome
-    }
-}
-
-/// Reads what the lane does not know; where it locks first, everything, into `locked`.
-async fn read(
-    world: &World,
-    state: &mut LaneState,
-    subjects: &[Subject],
-    locked: &mut Option<Locked>,
-) -> Result<Vec<(Subject, Standing)>, StoreError> {
-    if state.lock_first > 0 {
-        state.lock_first -= 1;
-        let rows = locked.insert(world.store.guard(world.store.lock(subjects)).await?);
-        let standings = world.store.guard(rows.standings(subjects)).await?;
-        return Ok(subjects.iter().cloned().zip(standings).collect());
-    }
-    let unknown = subjects.iter().filter(|subject| state.known.standing(subject).is_none());
-    let unknown: Vec<Subject> = unknown.cloned().collect();
-    if unknown.is_empty() {
-        return Ok(Vec::new());
-    }
-    let standings = state.link.standings(&unknown).await?;
-    Ok(unknown.into_iter().zip(standings).collect())
 }

@@ -65,8 +65,11 @@ impl<L: Listener> Listener for Places<L> {
             }
         };
         let (io, address) = self.listener.accept().await;
-        let (answered, look) = (Instant::now(), Box::pin(sleep(LOOK_EVERY)));
-        (Placed { io, answered, look, free: self.free.clone(), few: self.all / 10, _place: place }, address)
+        let (since, look) = (Instant::now(), Box::pin(sleep(LOOK_EVERY)));
+        (
+            Placed { io, since, is_asked: false, look, free: self.free.clone(), few: self.all / 10, _place: place },
+            address,
+        )
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
@@ -77,8 +80,10 @@ impl<L: Listener> Listener for Places<L> {
 /// A connection in its place.
 pub(super) struct Placed<Io> {
     io: Io,
-    /// When something was answered last, or it came. What is read says nothing: a byte now and then is no question.
-    answered: Instant,
+    /// When something was answered last, or the first of a question came since. More of it says nothing: who sends a byte
+    /// now and then asks nothing.
+    since: Instant,
+    is_asked: bool,
     look: Pin<Box<Sleep>>,
     free: Arc<Semaphore>,
     few: usize,
@@ -94,7 +99,7 @@ impl<Io> Placed<Io> {
         while self.look.as_mut().poll(context).is_ready() {
             let is_crowded = self.free.available_permits() < self.few;
             let at_most = if is_crowded { UNANSWERED_AT_MOST_IN_A_CROWD } else { UNANSWERED_AT_MOST };
-            if self.answered.elapsed() >= at_most {
+            if self.since.elapsed() >= at_most {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
             self.look.as_mut().reset(Instant::now() + LOOK_EVERY);
@@ -104,7 +109,7 @@ impl<Io> Placed<Io> {
 
     fn or_unread(&mut self, written: Poll<io::Result<usize>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if matches!(written, Poll::Ready(Ok(bytes)) if bytes > 0) {
-            self.answered = Instant::now();
+            (self.since, self.is_asked) = (Instant::now(), false);
         }
         self.or_over(written, context)
     }
@@ -112,7 +117,11 @@ impl<Io> Placed<Io> {
 
 impl<Io: AsyncRead + Unpin> AsyncRead for Placed<Io> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
         let read = Pin::new(&mut self.io).poll_read(context, into);
+        if into.filled().len() > before && !self.is_asked {
+            (self.since, self.is_asked) = (Instant::now(), true);
+        }
         self.or_over(read, context)
     }
 }
@@ -217,6 +226,26 @@ mod tests {
         let (mut connection, ()) = places.accept().await;
         let over = timeout(Duration::from_secs(311), connection.write_all(&[0; 1_000])).await.expect("an end");
         assert_eq!(over.expect_err("no room").kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_that_comes_late_is_answered() {
+        let (mut places, call) = with_places(20);
+        let mut theirs = call();
+        let (mut connection, ()) = places.accept().await;
+        let asks = async {
+            sleep(Duration::from_secs(296)).await;
+            theirs.write_u8(b'?').await.expect("a place");
+            theirs.read_u8().await.expect("an answer")
+        };
+        let answers = async {
+            connection.read_u8().await.expect("a question");
+            // While it is answered, it is looked whether the caller is still there.
+            let gone = timeout(Duration::from_secs(30), connection.read_u8()).await;
+            assert!(gone.is_err(), "{gone:?}");
+            connection.write_u8(b'!').await.expect("a caller");
+        };
+        assert_eq!(tokio::join!(asks, answers).0, b'!');
     }
 
     #[tokio::test(start_paused = true)]

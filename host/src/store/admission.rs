@@ -190,7 +190,7 @@ impl Store {
     /// # Errors
     /// The database does not answer, or does not give the locks in time.
     pub async fn lock(&self, subjects: &[Subject]) -> Result<Locked, StoreError> {
-        let mut transaction = self.begin().await?;
+        let mut transaction = self.pool.begin().await?;
         let (tenants, users, resources) = super::subjects::columns(subjects);
         sqlx::query(statement::LOCK).bind(tenants).bind(users).bind(resources).execute(&mut *transaction).await?;
         Ok(Locked { transaction })

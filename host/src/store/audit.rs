@@ -56,7 +56,7 @@ pub struct AuditFilter {
 impl Store {
     /// A transaction whose changes are `change`'s in the audit table.
     pub(super) async fn begin_change(&self, change: Change<'_>) -> Result<Transaction<'static, Postgres>, StoreError> {
-        let mut transaction = self.begin().await?;
+        let mut transaction = self.pool.begin().await?;
         sqlx::query(
             "SELECT set_config('tollgate.actor', $1, true), set_config('tollgate.reason', coalesce($2, ''), true),
                     set_config('tollgate.at', $3::timestamptz::text, true)",

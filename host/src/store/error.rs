@@ -4,6 +4,9 @@ use nix::errno::Errno;
 use sqlx::migrate::MigrateError;
 use sqlx::postgres::PgDatabaseError;
 
+/// SQLSTATE: no lock within `lock_timeout`.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+
 /// Why the store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -37,6 +40,11 @@ impl StoreError {
     /// Nothing was heard in time.
     pub(crate) fn too_late() -> Self {
         Self::Slow(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Whether a row was waited for in vain: then nothing was done.
+    pub fn is_locked(&self) -> bool {
+        matches!(self, Self::Slow(sqlx::Error::Database(error)) if error.code().as_deref() == Some(LOCK_NOT_AVAILABLE))
     }
 
     /// Whether the store counts as down: what a request then gets is the operator's choice.
@@ -78,7 +86,7 @@ impl From<sqlx::Error> for StoreError {
                 Some("25006" | "57P01" | "57P02" | "57P03") => Self::Unreachable(database.to_string()),
                 Some(code) if code.starts_with("08") => Self::Unreachable(database.to_string()),
                 // Cancelled after `statement_timeout`, no lock in time, no more connections.
-                Some("57014" | "55P03" | "53300") => Self::Slow(error),
+                Some("57014" | LOCK_NOT_AVAILABLE | "53300") => Self::Slow(error),
                 _ => Self::Database(error),
             },
             // This host's own shortage says nothing of the store, and must open no free passage.

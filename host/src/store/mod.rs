@@ -26,6 +26,7 @@ pub mod replay;
 pub mod reservations;
 pub mod retention;
 pub mod shadows;
+pub mod stuck;
 pub mod subjects;
 pub mod tenants;
 
@@ -34,7 +35,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions as _, Connection as _, PgPool, Postgres, Transaction};
+use sqlx::{ConnectOptions as _, Connection as _, PgPool};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -91,6 +92,8 @@ impl Store {
             ("statement_timeout", "5s"),
             ("lock_timeout", "2s"),
             ("idle_in_transaction_session_timeout", "5s"),
+            // Who has waited for a row goes on with what it is then; the statements are written for that.
+            ("default_transaction_isolation", "read committed"),
             ("TimeZone", "UTC"),
             ("application_name", "tollgate"),
         ]);
@@ -110,10 +113,13 @@ impl Store {
                     Box::pin(async move { Ok(!is_left_over && !is_forgotten) })
                 })
                 // One that is dead keeps its place no longer than a statement may; the pool itself would ask it for ever.
+                // And one in a transaction, whose start nobody waited for any more, goes: what the next one does would be
+                // a part of that.
                 .after_release(|connection, _| {
-                    Box::pin(
-                        async move { Ok(matches!(timeout(STATEMENT_WITHIN, connection.ping()).await, Ok(Ok(())))) },
-                    )
+                    Box::pin(async move {
+                        let asked = sqlx::query_scalar("SELECT now() = statement_timestamp()").fetch_one(connection);
+                        Ok(matches!(timeout(STATEMENT_WITHIN, asked).await, Ok(Ok(true))))
+                    })
                 })
         };
         let log = pool(LOG_CONNECTIONS).connect_lazy_with(of_the_log(options.clone()));
@@ -185,17 +191,6 @@ impl Store {
     /// Those of `work`, [`StoreError::Unreachable`] and [`StoreError::Slow`].
     pub async fn guard<T>(&self, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
         self.health.guard_statement(work).await
-    }
-
-    /// A transaction on a connection of the pool.
-    async fn begin(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
-        let pool = self.pool.clone();
-        // By a task that nobody cancels: until its start is answered, a transaction that is dropped is not rolled back, and
-        // the pool would give its connection to the next one.
-        match tokio::spawn(async move { pool.begin().await }).await {
-            Ok(begun) => Ok(begun?),
-            Err(_) => Err(StoreError::too_late()),
-        }
     }
 
     /// Closes every connection, after what is in flight on it, unless that takes too long.

@@ -101,7 +101,7 @@ impl Store {
              )
              INSERT INTO copilot_internal.alerts
                  (quota_id, scope, scope_id, resource_type, period, window_start, kind, threshold, limit_usd, spend_usd, created_at, detail)
-             SELECT $5, 'global', '*', '*', $6, $3, 'summary', 0, 0, total.usd, $7, json_build_object(
+             SELECT $5, 'global', '*', '*', $6, $3, 'summary', 0, 0, least(total.usd, 9223372036), $7, json_build_object(
                  'nanos', (least(total.usd, 9223372036) * 1000000000)::bigint, 'beforeNanos', (least(total.before_usd, 9223372036) * 1000000000)::bigint,
                  'most', (SELECT coalesce(json_agg(json_build_object(
                      'scopeId', scope_id, 'resourceType', resource_type, 'nanos', (least(usd, 9223372036) * 1000000000)::bigint,

@@ -100,7 +100,8 @@ impl Store {
                  SELECT id FROM copilot_internal.cost_quotas
                  WHERE id = ANY (ARRAY(SELECT id FROM copilot_internal.cost_quotas WHERE override_until <= $1 LIMIT 500))
                    AND override_until <= $1
-                 ORDER BY id FOR UPDATE
+                 -- What somebody has is for the next time.
+                 ORDER BY id FOR UPDATE SKIP LOCKED
              ), written AS (
                  UPDATE copilot_internal.cost_quotas
                  SET override_limit_usd = NULL, override_until = NULL, override_reason = NULL, updated_at = $1

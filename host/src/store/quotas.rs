@@ -122,7 +122,8 @@ impl Store {
                      WHERE period_start < copilot_internal.window_start('hour', $1)
                        AND period_start < copilot_internal.window_start(period, $1)
                      LIMIT $2))
-                 ORDER BY q.id FOR UPDATE
+                 -- What somebody has is for the next time.
+                 ORDER BY q.id FOR UPDATE SKIP LOCKED
              ), ",
             stood!("$1"),
             ", charge AS (

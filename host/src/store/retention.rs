@@ -59,7 +59,7 @@ impl Store {
 
     /// A transaction of the one who changes the days now.
     async fn alone_with_days(&self) -> Result<Option<Transaction<'static, Postgres>>, StoreError> {
-        let mut transaction = self.begin().await?;
+        let mut transaction = self.pool.begin().await?;
         sqlx::query("SET LOCAL lock_timeout = '100ms'").execute(&mut *transaction).await?;
         let alone: bool =
             sqlx::query_scalar("SELECT pg_try_advisory_xact_lock($1)").bind(LOCK).fetch_one(&mut *transaction).await?;

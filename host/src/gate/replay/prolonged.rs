@@ -19,12 +19,12 @@ pub(super) fn prolong(steps: &mut [Step], now: DateTime<Utc>) {
     for place in 0..steps.len() {
         match &steps[place] {
             Step::Reserve(promised) => places.extend(promised.iter().map(|new| (new.id, (place, false)))),
-            Step::Extend { id, until, at, .. } => {
-                let (id, until, at) = (*id, *until, *at);
+            Step::Extend { id, tenant, until, at } => {
+                let (id, tenant, until, at) = (*id, tenant.clone(), *until, *at);
                 if let Some((promise, _)) = places.get(&id)
                     && let Step::Reserve(promised) = &mut steps[*promise]
                 {
-                    for new in promised.iter_mut().filter(|new| new.expires_at > at) {
+                    for new in promised.iter_mut().filter(|new| new.tenant == tenant && new.expires_at > at) {
                         new.expires_at = new.expires_at.max(until.min(new.created_at + LONGEST));
                     }
                 }

@@ -14,6 +14,13 @@ macro_rules! first_time {
     };
 }
 
+/// Two hosts that were sent the same request ids wait for each other, and do not deadlock.
+macro_rules! in_order {
+    () => {
+        " ORDER BY ($2)[($28::bigint[])[i]], ($29::text[])[i] "
+    };
+}
+
 /// Keeps the totals of windows that are closed now.
 macro_rules! closing {
     () => {
@@ -43,7 +50,7 @@ macro_rules! closing {
 /// planner cannot count: see `its_tenant`.
 /// What few batches need is left out of the others: a statement's parts cost by the mere being there.
 macro_rules! admit {
-    ($first_time:expr, $closing:expr) => {
+    ($first_time:expr, $in_order:expr, $closing:expr) => {
         concat!(
             "WITH s AS MATERIALIZED (
          SELECT s.*, t.tier, t.pool
@@ -87,6 +94,7 @@ macro_rules! admit {
                 ($38::timestamptz[])[($35)[i] : ($36)[i]], ($39::text[])[i], ($40::text[])[i]
          FROM generate_series(1, cardinality($27)) AS i WHERE (SELECT ok FROM same)
      ",
+            $in_order,
             $closing,
             "     ), updated AS (
          UPDATE copilot_internal.cost_quotas q
@@ -104,10 +112,10 @@ macro_rules! admit {
 /// The statement for a batch that closes windows or not, of requests with ids or not.
 pub(super) const fn admit(closes: bool, has_ids: bool) -> &'static str {
     match (has_ids, closes) {
-        (false, false) => admit!("", ""),
-        (false, true) => admit!("", closing!()),
-        (true, false) => admit!(first_time!(), ""),
-        (true, true) => admit!(first_time!(), closing!()),
+        (false, false) => admit!("", "", ""),
+        (false, true) => admit!("", "", closing!()),
+        (true, false) => admit!(first_time!(), in_order!(), ""),
+        (true, true) => admit!(first_time!(), in_order!(), closing!()),
     }
 }
 
