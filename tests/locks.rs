@@ -1,5 +1,7 @@
 //! The lock order: whatever moves money locks quotas by id, then reservations. Where everybody does, nobody deadlocks.
 
+use std::collections::BTreeSet;
+
 use chrono::TimeDelta;
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnection;
@@ -96,16 +98,16 @@ async fn whatever_moves_money_locks_the_quotas_by_id_and_then_the_reservations()
     execute(&mut holder, HOLD).await;
     worker::roll_over(&store, &host.clock).await.expect("a database that answers");
     assert_eq!(host.database.value(closed).await, "3");
+    execute(&mut holder, "COMMIT").await;
     holder.close().await.expect("a closed connection");
     worker::roll_over(&store, &host.clock).await.expect("a database that answers");
     assert_eq!(host.database.value(closed).await, "4");
     store.close().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn who_waits_for_a_row_in_vain_keeps_nobody_else_of_his_lane_waiting() {
-    let host = Host::start().await;
-    host.database.quota("tenant acme-corp llm day", "50", "0").await;
+/// Somebody has the row of `acme-corp`, for whom and for others all kinds of operations are sent: at first while one of his
+/// waits for it already, and then again. Tells, for each of the two rounds, who was refused.
+async fn refused_beside_a_locked_row(host: &Host) -> Vec<BTreeSet<String>> {
     let of = |tenant: &str, mut body: Value| {
         body["tenantId"] = json!(tenant);
         body
@@ -119,7 +121,8 @@ async fn who_waits_for_a_row_in_vain_keeps_nobody_else_of_his_lane_waiting() {
         held.push((*tenant, answer.word("/reservationId")));
     }
     let mut holder = host.database.options().connect().await.expect("a connection");
-    execute(&mut holder, "BEGIN; UPDATE copilot_internal.cost_quotas SET limit_usd = 40").await;
+    execute(&mut holder, "BEGIN; UPDATE copilot_internal.cost_quotas SET limit_usd = 40 WHERE scope = 'tenant'").await;
+    let mut rounds = Vec::new();
     for round in 0..2 {
         let send = |path: String, body| tokio::spawn(Answer::of(host.request("POST", &path).json(&body)));
         let first = (round == 0).then(|| send("/v1/costs".into(), of("acme-corp", llm_cost("first", "1"))));
@@ -134,16 +137,80 @@ async fn who_waits_for_a_row_in_vain_keeps_nobody_else_of_his_lane_waiting() {
             let settle = of(tenant, json!({ "actualCostUsd": 1 }));
             answers.push((*tenant, send(format!("/v1/reservations/{id}/settle"), settle)));
         }
+        let mut refused = BTreeSet::new();
         for (tenant, answer) in answers {
             let answer = answer.await.expect("no panic");
-            assert_eq!(answer.status == 503, tenant == "acme-corp", "{tenant}: {answer:?}");
+            match answer.status {
+                503 => drop(refused.insert(tenant.to_owned())),
+                status => assert!(tenant != "acme-corp" && [200, 201].contains(&status), "{tenant}: {answer:?}"),
+            }
         }
         if let Some(first) = first {
             first.await.expect("no panic").expect_status(503);
         }
+        rounds.push(refused);
     }
+    execute(&mut holder, "ROLLBACK").await;
     holder.close().await.expect("a closed connection");
     host.post("/v1/costs", llm_cost("last", "1")).await.expect_status(200);
+    rounds
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_row_in_vain_keeps_nobody_else_of_his_lane_waiting() {
+    let host = Host::start().await;
+    host.database.quota("tenant acme-corp llm day", "50", "0").await;
+    let his = BTreeSet::from(["acme-corp".to_owned()]);
+    assert_eq!(refused_beside_a_locked_row(&host).await, [his.clone(), his]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_a_row_in_vain_keeps_nobody_waiting_for_what_they_share() {
+    let host = Host::start().await;
+    // Locked before his own row, so that whoever waits for that has it meanwhile.
+    host.database.run(
+        "INSERT INTO copilot_internal.cost_quotas (id, scope, scope_id, resource_type, period, limit_usd, period_start)
+         VALUES ('00000000-0000-0000-0000-000000000001', 'global', '*', 'llm', 'day', 1000, '2026-01-04 00:00Z'),
+                ('00000000-0000-0000-0000-000000000002', 'tenant', 'acme-corp', 'llm', 'day', 50, '2026-01-04 00:00Z')",
+    )
+    .await;
+    let rounds = refused_beside_a_locked_row(&host).await;
+    assert_eq!(rounds[1], BTreeSet::from(["acme-corp".to_owned()]), "{rounds:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn expired_money_that_somebody_has_locked_delays_no_denial_for_long_and_fails_none() {
+    let host = Host::start().await;
+    host.database.quota("tenant acme-corp llm day", "10", "0").await;
+    host.post("/v1/reservations", llm("8")).await.expect_status(201);
+    let mut holder = host.database.options().connect().await.expect("a connection");
+    execute(&mut holder, "BEGIN; UPDATE copilot_internal.cost_quotas SET updated_at = now()").await;
+    host.clock.advance(TimeDelta::seconds(301));
+    for _ in 0..2 {
+        let denied = host.check(llm("5")).await.expect_status(429);
+        assert_eq!((denied.word("/code"), denied.at("/retryAfter")), ("capacity_held".into(), json!(1)));
+    }
+    execute(&mut holder, "ROLLBACK").await;
+    holder.close().await.expect("a closed connection");
+    let frees = "SELECT held_usd = 0 FROM copilot_internal.cost_quotas";
+    until("it comes back", || async { host.database.value(frees).await == "t" }).await;
+    host.post("/v1/reservations", llm("5")).await.expect_status(201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_of_the_pool_are_used_again() {
+    let host = Host::start().await;
+    host.database.quota("tenant acme-corp llm day", "10", "0").await;
+    let id = host.post("/v1/reservations", llm("1")).await.expect_status(201).word("/reservationId");
+    let mut seen = BTreeSet::new();
+    for _ in 0..100 {
+        host.get(&format!("/v1/reservations/{id}?tenantId=acme-corp")).await.expect_status(200);
+        let ours = "SELECT string_agg(pid::text, ' ') FROM pg_stat_activity
+                    WHERE datname = current_database() AND application_name = 'tollgate'";
+        seen.extend(host.database.value(ours).await.split(' ').map(str::to_owned));
+    }
+    // The pools', the lanes', and those of the worker and of the log.
+    assert!(seen.len() < 40, "{} connections for a hundred reads", seen.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]

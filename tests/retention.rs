@@ -159,14 +159,14 @@ async fn a_row_of_any_time_finds_a_place_and_moves_into_its_day_or_goes_when_it_
              SELECT gen_random_uuid(), 'sha256:c', '{instant}', 'poor', 'llm', 'standard', 'sha256:l', 'denied', NULL, 'allowed'"
         )
     };
-    for instant in ["2025-12-01T10:00:00Z", "2025-12-20T10:00:00Z", "2026-01-08T10:00:00Z", "2026-06-01T00:00:00Z"] {
+    for instant in ["2025-12-05T10:00:00Z", "2025-12-20T10:00:00Z", "2026-01-08T10:00:00Z", "2026-06-01T00:00:00Z"] {
         host.database.run(&at(instant)).await;
     }
     assert_eq!(host.database.value(OF_NO_DAY).await, "4");
     let looked = tollgate(&["doctor"], &[("DATABASE_URL", &host.database.url())]);
     let looked = String::from_utf8(looked.stdout).expect("a text");
     assert!(looked.contains("  note      4 decisions are in no day's partition\n"), "{looked}");
-    let stray = "SELECT id::text FROM copilot_internal.decisions_default WHERE decided_at < '2025-12-02'";
+    let stray = "SELECT id::text FROM copilot_internal.decisions_default WHERE decided_at < '2025-12-06'";
     let stray = host.database.value(stray).await;
     // Of an id that is not the host's nobody knows the time; it is found all the same.
     host.get(&format!("/v1/decisions/{stray}")).await.expect_status(200);

@@ -108,6 +108,13 @@ pub struct Denial {
     pub retry_after: Option<u64>,
 }
 
+impl Denial {
+    /// Whether only held money stands in the way.
+    pub fn waits_for_held_money(&self) -> bool {
+        self.code == CAPACITY_HELD
+    }
+}
+
 /// Which policy decided: name and digest (`sha256:…`) of the bytes that ran.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PolicyRef {
@@ -212,7 +219,7 @@ impl Decision {
     pub fn held_money_returns(&mut self, expiry: impl Fn(&Quota) -> Option<DateTime<Utc>>) {
         let now = self.facts.request.at;
         let (Outcome::Denied(denial) | Outcome::Unenforced(denial)) = &mut self.outcome else { return };
-        if denial.code != CAPACITY_HELD {
+        if !denial.waits_for_held_money() {
             return;
         }
         let Some(quota) = &denial.binding else { return };

@@ -45,24 +45,26 @@ async fn a_crossing_becomes_mail_over_tls_with_a_login_after_the_server_was_busy
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_recipient_that_is_refused_keeps_alerts_from_nobody_else() {
-    let (server, database) = (MailServer::start().await, Database::migrated().await);
-    server.knows_nobody_at("owner@");
-    let (port, certificate, url) = (server.port(), server.certificate(), database.url());
-    let environment = [mail(&port, &certificate, CANARY), vec![("DATABASE_URL", url.as_str())]].concat();
-    let policies = guests::SHIPPED.to_str().expect("a text");
-    let gate = Binary::start(&["serve", "--listen", "127.0.0.1:0", "--policies", policies], &environment);
-    database.quota("tenant acme-corp llm day", "10.00", "0").await;
-    gate.send("POST", "/v1/costs", llm_cost("c-1", "8")).await.expect_status(200);
-    let state = "SELECT max(state || ' ' || attempts) FROM copilot_internal.alert_deliveries";
-    until("it is sent", || async { database.value(state).await == "sent 1" }).await;
-    assert_eq!(server.messages().len(), 1);
-    let log = gate.interrupt().log;
-    let told: Vec<_> = log.iter().filter(|line| line.contains("Alert mail refused for one recipient")).collect();
-    assert!(told.len() == 1 && told[0].contains(r#""recipient":"owner@example.com""#), "{told:?}");
-    // Where nobody is known, it was not sent.
-    server.knows_nobody_at("@example.com");
-    let tried = tollgate(&["alert", "test", "email"], &environment);
-    assert!(said(&tried).contains("the mail server answered 550: it does not accept this sender or recipient"));
+    for refusal in ["550 nobody here", "452 4.2.2 over quota"] {
+        let (server, database) = (MailServer::start().await, Database::migrated().await);
+        server.refuses("owner@", refusal);
+        let (port, certificate, url) = (server.port(), server.certificate(), database.url());
+        let environment = [mail(&port, &certificate, CANARY), vec![("DATABASE_URL", url.as_str())]].concat();
+        let policies = guests::SHIPPED.to_str().expect("a text");
+        let gate = Binary::start(&["serve", "--listen", "127.0.0.1:0", "--policies", policies], &environment);
+        database.quota("tenant acme-corp llm day", "10.00", "0").await;
+        gate.send("POST", "/v1/costs", llm_cost("c-1", "8")).await.expect_status(200);
+        let state = "SELECT max(state || ' ' || attempts) FROM copilot_internal.alert_deliveries";
+        until("it is sent", || async { database.value(state).await == "sent 1" }).await;
+        assert_eq!(server.messages().len(), 1);
+        let log = gate.interrupt().log;
+        let told: Vec<_> = log.iter().filter(|line| line.contains("Alert mail refused for one recipient")).collect();
+        assert!(told.len() == 1 && told[0].contains(r#""recipient":"owner@example.com""#), "{told:?}");
+        // Where nobody is known, it was not sent.
+        server.refuses("@example.com", refusal);
+        let tried = tollgate(&["alert", "test", "email"], &environment);
+        assert!(said(&tried).contains(&format!("the mail server answered {}", &refusal[..3])), "{}", said(&tried));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

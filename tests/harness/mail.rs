@@ -21,7 +21,7 @@ struct Seen {
     commands: Vec<String>,
     moods: VecDeque<&'static str>,
     /// Whose mail is not taken.
-    unknown: Option<&'static str>,
+    refused: Option<(&'static str, &'static str)>,
 }
 
 /// Takes mail; a mood is what it answers to the next `MAIL`, and `""` that it says nothing more.
@@ -73,9 +73,9 @@ impl MailServer {
         self.seen.lock().expect("no panic").moods.extend(moods);
     }
 
-    /// Whoever has this in his address is refused.
-    pub fn knows_nobody_at(&self, address: &'static str) {
-        self.seen.lock().expect("no panic").unknown = Some(address);
+    /// Whoever has this in his address is refused, in these words.
+    pub fn refuses(&self, address: &'static str, answer: &'static str) {
+        self.seen.lock().expect("no panic").refused = Some((address, answer));
     }
 
     pub fn messages(&self) -> Vec<String> {
@@ -115,9 +115,10 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(stream: S, seen: &Mutex<See
                 Some(mood) => format!("{mood} {line}"),
                 None => "250 fine".to_owned(),
             },
-            "RCPT" if seen.lock().expect("no panic").unknown.is_some_and(|unknown| line.contains(unknown)) => {
-                "550 nobody here".to_owned()
-            }
+            "RCPT" => match seen.lock().expect("no panic").refused {
+                Some((address, answer)) if line.contains(address) => answer.to_owned(),
+                _ => "250 fine".to_owned(),
+            },
             "DATA" => {
                 stream.write_all(b"354 go on\r\n").await.ok()?;
                 let mut message = String::new();

@@ -226,3 +226,14 @@ async fn a_tenant_that_has_spent_more_than_an_amount_can_be_is_shown() {
     let screen = done(&tollgate(&["tenant", "show", "acme-corp"], &[("DATABASE_URL", &url)]));
     assert!(screen.contains("recorded      $9223372036.00 in"), "{screen}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_only_spends_can_be_closed() {
+    let host = Host::start().await;
+    let url = host.database.url();
+    host.cost(llm_cost("c-1", "5")).await;
+    let closed = done(&tollgate(&["tenant", "offboard", "acme-corp"], &[("DATABASE_URL", &url)]));
+    assert!(closed.contains("Done."), "{closed}");
+    host.check(llm("1")).await.expect_status(429);
+    assert_eq!(tollgate(&["tenant", "offboard", "nobody"], &[("DATABASE_URL", &url)]).status.code(), Some(2));
+}

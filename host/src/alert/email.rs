@@ -117,18 +117,19 @@ impl Email {
         }
     }
 
-    /// To all of them at once; where one is refused for good, to each by itself, so that the others hear of it.
+    /// To all of them at once; where one is refused, to each by itself, so that the others hear of it. It is sent if one of
+    /// them took it.
     async fn send(&self, message: &Message) -> Result<(), Error> {
         let (envelope, mail) = (message.envelope(), message.formatted());
         match self.transport.send_raw(envelope, &mail).await {
-            Err(error) if error.is_permanent() && envelope.to().len() > 1 => {}
+            Err(error) if may_be_a_recipients(&error) && envelope.to().len() > 1 => {}
             sent => return sent.map(drop),
         }
         let mut refusals = Vec::new();
         for to in envelope.to() {
             let Ok(alone) = Envelope::new(envelope.from().cloned(), vec![to.clone()]) else { continue };
             match self.transport.send_raw(&alone, &mail).await {
-                Err(error) if error.is_permanent() => refusals.push((to, error)),
+                Err(error) if may_be_a_recipients(&error) => refusals.push((to, error)),
                 sent => drop(sent?),
             }
         }
@@ -156,6 +157,11 @@ impl Email {
         }
         builder.multipart(MultiPart::alternative_plain_html(notice.text(), html(notice)))
     }
+}
+
+/// Whether it may concern one recipient alone: refused for good, or a mailbox that is busy, unknown just now, or full.
+fn may_be_a_recipients(error: &Error) -> bool {
+    error.is_permanent() || error.status().is_some_and(|code| ["450", "452"].contains(&code.to_string().as_str()))
 }
 
 /// What went wrong, without the server's words: they could repeat what they were sent.

@@ -151,11 +151,15 @@ impl Gate {
             self.money[self.lane(&ending.tenant)].submit(MoneyJob::End(ending, reply))?;
             answers.push(answer);
         }
-        let mut ended = 0;
+        let (mut ended, mut failed) = (0, None);
         for answer in answers {
-            ended += usize::from(answer.await.map_err(|_| GateError::Overloaded)??.is_some());
+            match answer.await.unwrap_or(Err(GateError::Overloaded)) {
+                Ok(answer) => ended += usize::from(answer.is_some()),
+                Err(error) => failed = Some(error),
+            }
         }
-        Ok(ended)
+        // Where some came back, there may be more: whoever's row somebody has does not keep the others.
+        if ended > 0 { Ok(ended) } else { failed.map_or(Ok(0), Err) }
     }
 
     /// Prolongs a reservation until `until`, 24 hours after it was made at most. `None` where there is no such reservation.

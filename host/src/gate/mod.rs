@@ -53,6 +53,7 @@ use self::lane::Lane;
 use self::money::MoneyJob;
 use self::pools::Pools;
 use self::recorder::Recorder;
+use self::refusal::HeldUp;
 use self::reserve::LaneState;
 use self::shadow::Shadow;
 use self::slow::Slow;
@@ -118,6 +119,7 @@ struct World {
     guests_are_slow: AtomicBool,
     breaker: Breaker,
     slow: Slow,
+    held_up: HeldUp,
     threads: Threads,
 }
 
@@ -160,6 +162,7 @@ impl Gate {
             guests_are_slow: AtomicBool::new(false),
             breaker: Breaker::default(),
             slow: Slow::default(),
+            held_up: HeldUp::default(),
             threads,
         });
         let checks = |world: Arc<World>| {

@@ -1,13 +1,15 @@
 //! Before a reservation is refused: whether it was admitted before, and whether held money is due to come back.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::World;
 use super::reserve::{LaneState, ReserveJob, Reserved};
+use super::stuck::REMEMBERED;
 use crate::decision::Decision;
 use crate::quota::TenantId;
 use crate::store::StoreError;
@@ -19,6 +21,18 @@ const DUE_AT_ONCE: i64 = 500;
 
 /// The quotas whose expired money was given back for this batch: of one that cannot be given back nobody waits for ever.
 pub(super) type GaveBack = HashSet<Uuid>;
+
+/// The quotas whose expired money could not be given back just now, since somebody has the rows.
+#[derive(Default)]
+pub(super) struct HeldUp(Mutex<HashMap<Uuid, Instant>>);
+
+impl HeldUp {
+    fn current(&self) -> MutexGuard<'_, HashMap<Uuid, Instant>> {
+        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        current.retain(|_, since| since.elapsed() < REMEMBERED);
+        current
+    }
+}
 
 /// Held money that stands in the way of denials.
 #[derive(Default)]
@@ -151,13 +165,22 @@ impl World {
         let expiries: HashMap<_, _> = self.store.guard(self.store.first_expiries(&quotas)).await?.into_iter().collect();
         let now = self.clock.now();
         let is_due = |quota: &Uuid| expiries.get(quota).is_some_and(|expiry| *expiry <= now);
-        let due = quotas.into_iter().map(|(id, _)| id).filter(|id| is_due(id) && gave_back.insert(*id)).collect();
+        let held_up = self.held_up.current();
+        let due = quotas.into_iter().map(|(id, _)| id);
+        let due = due.filter(|id| is_due(id) && !held_up.contains_key(id) && gave_back.insert(*id)).collect();
         Ok(InTheWay { expiries, due })
     }
 
-    /// Gives back what of it is due.
+    /// Gives back what of it is due; but not what somebody has the rows of, for whom one batch waits and not each.
     pub(super) async fn give_back(&self, there: InTheWay) -> Result<(), StoreError> {
-        self.expire_due_of(&there.due, self.clock.now()).await
+        match self.expire_due_of(&there.due, self.clock.now()).await {
+            Err(error) if error.is_locked() => {
+                tracing::warn!(reason = %error, "Expired reservations wait for a row that somebody else has");
+                self.held_up.current().extend(there.due.into_iter().map(|id| (id, Instant::now())));
+                Ok(())
+            }
+            given => given,
+        }
     }
 
     /// Gives back all that has expired and that these quotas hold, beside the lanes: one of them waits for it. What is due

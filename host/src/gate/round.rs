@@ -7,7 +7,7 @@ use super::World;
 use super::plan::{Plan, plan};
 use super::refusal::{GaveBack, answer_repeated};
 use super::reserve::{LaneState, ReserveJob, Reserved};
-use crate::decision::Decision;
+use crate::decision::{Decision, Denial};
 use crate::policy::Generation;
 use crate::store::StoreError;
 use crate::store::admission::Locked;
@@ -147,7 +147,17 @@ impl Round<'_> {
     /// Tells those who are admitted though they are denied when held money comes back. False: some of it was due and has
     /// come back, so they are to be decided again.
     async fn tell_unenforced(&mut self, plan: &mut Plan, locked: &mut Option<Locked>) -> Result<bool, StoreError> {
-        let there = self.world.in_the_way(plan.admitted.iter().map(|(_, decision)| decision), self.gave_back).await?;
+        let told = plan.admitted.iter().map(|(_, decision)| decision);
+        let told = told.filter(|decision| decision.denial().is_some_and(Denial::waits_for_held_money));
+        let there = match self.world.in_the_way(told, self.gave_back).await {
+            Ok(there) => there,
+            Err(error) if error.is_outage() => return Err(error),
+            Err(error) => {
+                // It is a note; who is admitted need not wait for it.
+                tracing::warn!(reason = %error, "It is not known when held money returns");
+                return Ok(true);
+            }
+        };
         if there.is_due() {
             // What comes back has the same rows.
             give_up(self.world, locked.take()).await;

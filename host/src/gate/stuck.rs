@@ -11,57 +11,80 @@ use crate::quota::TenantId;
 use crate::store::StoreError;
 
 /// For so long it is looked first whether a tenant's rows are free, before others of his batch may have to wait for them.
-const REMEMBERED: Duration = Duration::from_secs(10);
+pub(super) const REMEMBERED: Duration = Duration::from_secs(10);
+/// Who has a row for a statement alone has let go of it by then.
+const A_STATEMENT: Duration = Duration::from_millis(100);
 
-/// The tenants for one of whose rows a lane has waited in vain.
+/// The tenants for one of whose rows a lane has waited in vain, and the transaction that had it.
 #[derive(Default)]
-pub(super) struct Stuck(HashMap<TenantId, Instant>);
-
-impl Stuck {
-    fn remembers(&self, tenant: &TenantId) -> bool {
-        self.0.get(tenant).is_some_and(|since| since.elapsed() < REMEMBERED)
-    }
-}
+pub(super) struct Stuck(HashMap<TenantId, (String, Instant)>);
 
 impl World {
     /// Refuses those of `jobs` that would wait again for what the lane has waited for in vain; returns the others.
     pub(super) async fn without_stuck(&self, stuck: &mut Stuck, jobs: Vec<MoneyJob>) -> Vec<MoneyJob> {
+        stuck.0.retain(|_, (_, since)| since.elapsed() < REMEMBERED);
         if stuck.0.is_empty() {
             return jobs;
         }
         let (suspects, mut others): (Vec<MoneyJob>, Vec<MoneyJob>) =
-            jobs.into_iter().partition(|job| stuck.remembers(job.tenant()));
-        if suspects.is_empty() {
-            return others;
+            jobs.into_iter().partition(|job| stuck.0.contains_key(job.tenant()));
+        if let Some((suspects, holders)) = self.with_holders(suspects).await {
+            let is_his =
+                |job: &MoneyJob, holder: &String| stuck.0.get(job.tenant()).is_some_and(|(had, _)| had == holder);
+            let holders = holders.into_iter().zip(&suspects).map(|(holder, job)| holder.filter(|had| is_his(job, had)));
+            let holders = holders.collect();
+            others.extend(refuse(stuck, suspects, holders));
         }
-        others.extend(self.refuse_stuck(stuck, suspects).await);
         others
     }
 
-    /// Refuses those of `jobs` that would wait for a row, and remembers their tenants; returns the others.
+    /// Refuses those of `jobs`, which have waited for a row in vain, that would wait again, and remembers their tenants;
+    /// returns the others. If there are none of the former, it is something else that is waited for, and all are refused.
     pub(super) async fn refuse_stuck(&self, stuck: &mut Stuck, jobs: Vec<MoneyJob>) -> Vec<MoneyJob> {
+        let Some((jobs, before)) = self.with_holders(jobs).await else { return Vec::new() };
+        tokio::time::sleep(A_STATEMENT).await;
+        let Some((jobs, now)) = self.with_holders(jobs).await else { return Vec::new() };
+        let still: Vec<_> =
+            now.into_iter().zip(before).map(|(now, before)| now.filter(|had| before.as_ref() == Some(had))).collect();
+        if still.iter().all(Option::is_none) {
+            fail(jobs, &Arc::new(StoreError::too_late()));
+            return Vec::new();
+        }
+        refuse(stuck, jobs, still)
+    }
+
+    /// `jobs`, and who has a row that each of them needs; they are told where that cannot be known.
+    async fn with_holders(&self, jobs: Vec<MoneyJob>) -> Option<(Vec<MoneyJob>, Vec<Option<String>>)> {
         let wanted: Vec<_> = jobs.iter().map(MoneyJob::wanted).collect();
-        let are_stuck = match self.store.guard(self.store.are_stuck(&wanted)).await {
-            Ok(are_stuck) => are_stuck,
+        if wanted.is_empty() {
+            return None;
+        }
+        match self.store.guard(self.store.holders(&wanted)).await {
+            Ok(holders) => Some((jobs, holders)),
             Err(error) => {
-                let error = Arc::new(error);
-                for job in jobs {
-                    job.fail(&error);
-                }
-                return Vec::new();
-            }
-        };
-        let mut free = Vec::with_capacity(jobs.len());
-        let error = Arc::new(StoreError::too_late());
-        for (job, is_stuck) in jobs.into_iter().zip(are_stuck) {
-            if is_stuck {
-                stuck.0.insert(job.tenant().clone(), Instant::now());
-                job.fail(&error);
-            } else {
-                free.push(job);
+                fail(jobs, &Arc::new(error));
+                None
             }
         }
-        stuck.0.retain(|_, since| since.elapsed() < REMEMBERED);
-        free
+    }
+}
+
+fn refuse(stuck: &mut Stuck, jobs: Vec<MoneyJob>, holders: Vec<Option<String>>) -> Vec<MoneyJob> {
+    let mut free = Vec::with_capacity(jobs.len());
+    let error = Arc::new(StoreError::too_late());
+    for (job, holder) in jobs.into_iter().zip(holders) {
+        if let Some(holder) = holder {
+            stuck.0.insert(job.tenant().clone(), (holder, Instant::now()));
+            job.fail(&error);
+        } else {
+            free.push(job);
+        }
+    }
+    free
+}
+
+fn fail(jobs: Vec<MoneyJob>, error: &Arc<StoreError>) {
+    for job in jobs {
+        job.fail(error);
     }
 }

@@ -80,6 +80,8 @@ pub(super) fn verdict(answer: Result<wit::Verdict, String>, facts: &Facts) -> Re
             {
                 return Err(format!("at-most must be 0 to the estimate of {}, got {amount}", facts.request.estimate));
             }
+            // All of it is no cap.
+            let at_most = at_most.filter(|amount| *amount < facts.request.estimate);
             Ok(Verdict::Allow { at_most, annotations: owned(allowance.annotations) })
         }
         Ok(wit::Verdict::Deny(denial)) => {

@@ -22,6 +22,8 @@ pub(super) struct Book {
     /// Of what is whole and on the disk.
     length: u64,
     records: usize,
+    /// Of them, how many an outage has left: those of a row that somebody had, however many they are.
+    left: usize,
     /// How often records were taken out.
     era: u64,
     /// Behind `length` there is what was never finished.
@@ -127,7 +129,7 @@ impl Book {
             let frame = framed(&record);
             if !self.accepts && always.is_none() {
                 let _ = done.send(Err(SpoolError::NotNeeded));
-            } else if always.is_some_and(|most| self.records + waiting.len() >= most) {
+            } else if always.is_some_and(|most| self.records - self.left + waiting.len() >= most) {
                 let _ = done.send(Err(SpoolError::TooManyWait));
             } else if self.length + (bytes.len() + frame.len()) as u64 > self.most_bytes {
                 let _ = done.send(Err(SpoolError::Full));
@@ -182,13 +184,14 @@ impl Book {
         if waiting.is_empty() {
             self.disk.cut(&self.file, 0)?;
             // Whatever becomes of the sync: from here on this is what the file holds.
-            (self.length, self.records, self.is_torn) = (0, 0, false);
+            (self.length, self.records, self.left, self.is_torn) = (0, 0, 0, false);
             self.era += 1;
             self.tell();
             self.disk.sync(&self.file)?;
         } else {
             self.rewrite(waiting)?;
             self.records = waiting.len();
+            self.left = self.left.min(self.records);
             self.era += 1;
             self.tell();
         }
@@ -200,6 +203,7 @@ impl Book {
             return Ok(false);
         }
         self.accepts = false;
+        self.left = self.records;
         then();
         for append in self.held.take().unwrap_or_default() {
             let _ = append.done.send(Err(SpoolError::NotNeeded));

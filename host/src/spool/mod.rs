@@ -82,7 +82,8 @@ impl Mark {
 
 struct Append {
     record: Vec<u8>,
-    /// Even while the spool takes no records, if fewer than these are there: it waits for something else than the store.
+    /// Even while the spool takes no records, if fewer than these have come since the last outage: it waits for something
+    /// else than the store.
     always: Option<usize>,
     done: Done<Result<(), SpoolError>>,
 }
@@ -142,8 +143,8 @@ impl Spool {
         self.keep(record, None).await
     }
 
-    /// As [`Spool::append`], for what waits for something else than the store, if fewer than `most` records are there:
-    /// [`MOST_WAITING`], or less for what matters less.
+    /// As [`Spool::append`], for what waits for something else than the store, if fewer than `most` records have come since
+    /// the last outage: [`MOST_WAITING`], or less for what matters less.
     ///
     /// # Errors
     /// It was not kept; see [`SpoolError`].

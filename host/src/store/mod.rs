@@ -35,7 +35,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions as _, Connection as _, PgPool};
+use sqlx::{ConnectOptions as _, Connection as _, PgPool, Row as _};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -117,8 +117,10 @@ impl Store {
                 // a part of that.
                 .after_release(|connection, _| {
                     Box::pin(async move {
-                        let asked = sqlx::query_scalar("SELECT now() = statement_timestamp()").fetch_one(connection);
-                        Ok(matches!(timeout(STATEMENT_WITHIN, asked).await, Ok(Ok(true))))
+                        // As one message, which has one time; by the extended protocol there are several.
+                        let asked = sqlx::raw_sql("SELECT now() = statement_timestamp()").fetch_one(connection);
+                        let asked = timeout(STATEMENT_WITHIN, asked).await;
+                        Ok(matches!(asked, Ok(Ok(row)) if row.try_get(0).unwrap_or(false)))
                     })
                 })
         };

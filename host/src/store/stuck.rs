@@ -1,4 +1,4 @@
-//! Rows that somebody else has at this moment: who would wait for one, so that nobody else of his batch does.
+//! Rows that somebody else has and does not let go of: who would wait for one, so that nobody else of his batch does.
 
 use sqlx::Row as _;
 use uuid::Uuid;
@@ -17,37 +17,44 @@ pub enum Wanted {
 
 const STUCK: &str = concat!(
     "WITH s AS MATERIALIZED (
-         SELECT n, ($1::text[])[n] AS tenant_id, ($2::text[])[n] AS user_id, ($3::text[])[n] AS resource_type, '{}'::uuid[] AS quota_ids
+         SELECT n, ($1::text[])[n] AS tenant_id, ($2::text[])[n] AS user_id, ($3::text[])[n] AS resource_type,
+                '{}'::uuid[] AS quota_ids, NULL AS holder
          FROM generate_series(1, cardinality($1)) AS n
          UNION ALL
-         SELECT cardinality($1) + n, r.tenant_id, r.user_id, r.resource_type, r.quota_ids
+         SELECT cardinality($1) + n, r.tenant_id, r.user_id, r.resource_type, r.quota_ids, r.holder
          FROM generate_series(1, cardinality($4)) AS n CROSS JOIN LATERAL (
-             SELECT * FROM copilot_internal.reservations r WHERE r.id = ($4::uuid[])[n] LIMIT 1
+             SELECT r.*, r.xmax::text AS holder FROM copilot_internal.reservations r WHERE r.id = ($4::uuid[])[n] LIMIT 1
          ) AS r
      ), wanted AS MATERIALIZED (
-         SELECT s.n, q.id AS quota FROM s ",
+         SELECT quota.n, q.holder
+         FROM (
+             SELECT s.n, q.id FROM s ",
     its_tenant!(),
     " CROSS JOIN LATERAL (",
     quotas_that_apply!(),
     ") AS q
-         UNION ALL
-         SELECT s.n, q.id FROM s, unnest(s.quota_ids) AS held (quota), LATERAL (
-             SELECT id FROM copilot_internal.cost_quotas WHERE id = held.quota LIMIT 1
+             UNION ALL
+             SELECT s.n, held.id FROM s, unnest(s.quota_ids) AS held (id)
+         ) AS quota CROSS JOIN LATERAL (
+             SELECT q.xmax::text AS holder FROM copilot_internal.cost_quotas q WHERE q.id = quota.id LIMIT 1
          ) AS q
-     ), free AS MATERIALIZED (
-         SELECT q.id FROM copilot_internal.cost_quotas q
-         WHERE q.id = ANY (ARRAY(SELECT quota FROM wanted))
-         ORDER BY q.id FOR UPDATE SKIP LOCKED
+         UNION ALL
+         SELECT s.n, s.holder FROM s WHERE s.holder IS NOT NULL
+     ), holding AS MATERIALIZED (
+         SELECT l.transactionid::text AS holder FROM pg_locks l
+         WHERE l.locktype = 'transactionid' AND l.mode = 'ExclusiveLock' AND l.granted
+           AND NOT EXISTS (SELECT FROM pg_locks w WHERE w.pid = l.pid AND NOT w.granted)
      )
-     SELECT DISTINCT n FROM wanted WHERE quota NOT IN (SELECT id FROM free)"
+     SELECT n, min(holder) FROM wanted WHERE holder IN (SELECT holder FROM holding) GROUP BY n"
 );
 
 impl Store {
-    /// Whether each of `wanted` would wait for a row, in their order. It waits for none itself.
+    /// For each of `wanted`, in their order, a transaction that has one of its rows and waits for nobody itself. Others let
+    /// go when those do. It takes no lock.
     ///
     /// # Errors
     /// The database does not answer.
-    pub async fn are_stuck(&self, wanted: &[Wanted]) -> Result<Vec<bool>, StoreError> {
+    pub async fn holders(&self, wanted: &[Wanted]) -> Result<Vec<Option<String>>, StoreError> {
         let (mut subjects, mut subject_places) = (Vec::new(), Vec::new());
         let (mut reservations, mut reservation_places) = (Vec::new(), Vec::new());
         for (place, one) in wanted.iter().enumerate() {
@@ -71,13 +78,13 @@ impl Store {
             .fetch_all(&self.pool)
             .await?;
         let places = [subject_places, reservation_places].concat();
-        let mut are_stuck = vec![false; wanted.len()];
+        let mut holders = vec![None; wanted.len()];
         for row in rows {
             let n = usize::try_from(row.try_get::<i32, _>(0)?).unwrap_or_default();
             if let Some(place) = n.checked_sub(1).and_then(|n| places.get(n)) {
-                are_stuck[*place] = true;
+                holders[*place] = row.try_get(1)?;
             }
         }
-        Ok(are_stuck)
+        Ok(holders)
     }
 }

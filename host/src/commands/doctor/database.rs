@@ -1,10 +1,11 @@
 //! The database: reachable, writable, its version, its migrations, our rights, its clock.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 
 use super::super::opened::place;
 use super::super::{Failure, OpenStore};
 use super::{Findings, Level};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::store::inspect::{self, Setup};
 use crate::store::{Store, StoreError};
@@ -13,11 +14,7 @@ const AREA: &str = "database";
 const OLDEST: i32 = 140_000;
 
 /// The store, where it is at this version and can be asked further.
-pub(super) async fn look(
-    config: &Config,
-    now: DateTime<Utc>,
-    findings: &mut Findings,
-) -> Result<Option<OpenStore>, Failure> {
+pub(super) async fn look(config: &Config, findings: &mut Findings) -> Result<Option<OpenStore>, Failure> {
     let (options, started) = match place(config).await {
         Ok(Some(place)) => place,
         Ok(None) => {
@@ -29,8 +26,8 @@ pub(super) async fn look(
             return Ok(None);
         }
     };
-    let store = match inspect::inspect(&options).await {
-        Ok(setup) if report(&setup, now, findings) => Ok(Some(Store::new(options))),
+    let store = match inspect::inspect(&options, &Clock::System).await {
+        Ok(setup) if report(&setup, findings) => Ok(Some(Store::new(options))),
         Ok(_) => Ok(None),
         Err(error) => Err(error),
     };
@@ -71,7 +68,7 @@ fn unreachable(error: StoreError) -> Failure {
 }
 
 /// Says how the database is set up; tells whether it can be asked for more.
-fn report(setup: &Setup, now: DateTime<Utc>, findings: &mut Findings) -> bool {
+fn report(setup: &Setup, findings: &mut Findings) -> bool {
     if setup.version_number < OLDEST {
         findings
             .add(AREA, Level::Error, format!("PostgreSQL {} is too old", setup.version))
@@ -84,9 +81,8 @@ fn report(setup: &Setup, now: DateTime<Utc>, findings: &mut Findings) -> bool {
             .add(AREA, Level::Error, "it is read-only: a standby, or set so")
             .hint("point DATABASE_URL at the primary");
     }
-    let difference = setup.clock - now;
-    if difference.abs() > TimeDelta::seconds(1) {
-        let message = format!("its clock differs from this machine's by {} ms", difference.num_milliseconds());
+    if setup.ahead.abs() > TimeDelta::seconds(1) {
+        let message = format!("its clock differs from this machine's by {} ms", setup.ahead.num_milliseconds());
         findings.add(AREA, Level::Warning, message).hint("let both follow the same time server");
     } else {
         findings.add(AREA, Level::Ok, "its clock and this machine's agree within a second");

@@ -102,7 +102,7 @@ async fn look(config: &Config, send: bool, findings: &mut Findings) -> Result<()
     setup::look(config, findings);
     outages::look(config, findings);
     channels::look(config, send, findings).await;
-    let opened = database::look(config, now, findings).await?;
+    let opened = database::look(config, findings).await?;
     if let Some(OpenStore { store, .. }) = &opened {
         database::look_at_log(config, store, findings).await;
     }

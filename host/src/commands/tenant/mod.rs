@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::money::Money;
 use crate::period::Period;
 use crate::quota::{PoolId, ResourceType, TenantId, Tier};
+use crate::store::StoreError;
 use crate::store::audit::Change;
 use crate::store::onboarding::{CLOSED, Existing, Plan, Wish};
 use crate::store::quotas::QuotaFilter;
@@ -77,7 +78,13 @@ async fn offboard(tenant: &str, change: ChangeArgs) -> Result<(), Failure> {
     with(OpenStore::open(&config).await?, async |opened| {
         let filter = QuotaFilter { scope: Some("tenant"), scope_id: Some(tenant.as_str()), resource_type: None };
         let there = opened.store.quotas(filter).await?;
-        if there.is_empty() && opened.store.tenant(&tenant).await?.is_none() {
+        let store = &opened.store;
+        let is_known = async || {
+            let activity = store.tenant_activity(&tenant, Clock::System.now()).await?;
+            Ok::<_, StoreError>(activity.has_costs || activity.last_decision.is_some())
+        };
+        // Who has no quota is unlimited, and whom to close first.
+        if there.is_empty() && store.tenant(&tenant).await?.is_none() && !is_known().await? {
             return Err(unknown(&tenant));
         }
         let mut quotas: Template =

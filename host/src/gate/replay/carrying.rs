@@ -9,23 +9,18 @@ use crate::gate::entry::Entry;
 use crate::gate::promise::PATIENCE;
 use crate::gate::step::Step;
 use crate::money::Money;
-use crate::spool::MOST_WAITING;
 use crate::store::reservations::{End, Ending};
 use crate::store::{Link, StoreError};
 
 /// The records of so many tenants may be left for later in one replay. Where there are more it is the store that is slow,
 /// and the outage goes on.
 const MOST_SLOW: usize = 16;
-/// So many records may wait when more are left for later: who ends a promised reservation afterwards must find room, and
-/// the books must not lack much.
-const MOST_LATER: usize = MOST_WAITING / 2;
 
 impl World {
     /// Carries out a step, again where that may help, and record by record where one of them breaks a constraint or waits
     /// for a row that somebody has. The tenant of such a row is not waited for again.
     pub(super) async fn carry_out(&self, link: &mut Link, step: Step, report: &mut Report) -> Result<(), StoreError> {
-        let has_room = report.waiting.len() < MOST_LATER;
-        let (step, later) = step.part(|tenant| has_room && report.slow.contains(tenant));
+        let (step, later) = step.part(|tenant| report.slow.contains(tenant));
         report.waiting.extend(later.iter().map(Entry::record));
         let Some(step) = step else { return Ok(()) };
         match self.try_patiently(link, &step, report).await {
@@ -40,7 +35,7 @@ impl World {
                     report.reject(entry.record(), fault.as_str());
                 }
             }
-            Err(StoreError::Slow(reason)) if has_room && report.slow.len() < MOST_SLOW => {
+            Err(StoreError::Slow(reason)) if report.slow.len() < MOST_SLOW => {
                 tracing::warn!(reason = %reason, "A record of the outage waits for a row that somebody else has");
                 report.slow.extend(step.tenant().cloned());
                 report.waiting.extend(step.entries().iter().map(Entry::record));

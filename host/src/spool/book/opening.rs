@@ -53,6 +53,7 @@ impl Book {
             most_bytes,
             length: 0,
             records: 0,
+            left: 0,
             era: 0,
             is_torn: false,
             accepts: true,

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 
+use crate::clock::Clock;
 use crate::store::{MIGRATIONS, SCHEMA, StoreError, health};
 
 /// How a database is set up, without changing anything.
@@ -17,8 +18,8 @@ pub struct Setup {
     pub version_number: i32,
     /// A standby, or set to read-only.
     pub is_read_only: bool,
-    /// Their clock.
-    pub clock: DateTime<Utc>,
+    /// How far their clock is ahead.
+    pub ahead: TimeDelta,
     /// Names of migrations of this version that are not applied.
     pub missing: Vec<String>,
     /// Migrations of a later version.
@@ -29,22 +30,23 @@ pub struct Setup {
     pub has_log_view: bool,
 }
 
-/// Looks at a database.
+/// Looks at a database, beside a clock.
 ///
 /// # Errors
 /// It does not answer.
-pub async fn inspect(options: &PgConnectOptions) -> Result<Setup, StoreError> {
-    health::unless_silent(options, look(options)).await
+pub async fn inspect(options: &PgConnectOptions, clock: &Clock) -> Result<Setup, StoreError> {
+    health::unless_silent(options, look(options, clock)).await
 }
 
-async fn look(options: &PgConnectOptions) -> Result<Setup, StoreError> {
+async fn look(options: &PgConnectOptions, clock: &Clock) -> Result<Setup, StoreError> {
     let mut connection = options.clone().disable_statement_logging().connect().await?;
-    let (version, number, is_read_only, clock): (String, String, bool, DateTime<Utc>) = sqlx::query_as(
+    let (version, number, is_read_only, theirs): (String, String, bool, DateTime<Utc>) = sqlx::query_as(
         "SELECT current_setting('server_version'), current_setting('server_version_num'),
                 pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on', clock_timestamp()",
     )
     .fetch_one(&mut connection)
     .await?;
+    let ahead = theirs - clock.now();
     let applied = applied(&mut connection).await?;
     let known: BTreeSet<i64> = MIGRATIONS.iter().map(|migration| migration.version).collect();
     let missing = MIGRATIONS
@@ -74,7 +76,7 @@ async fn look(options: &PgConnectOptions) -> Result<Setup, StoreError> {
         version,
         version_number: number.parse().unwrap_or_default(),
         is_read_only,
-        clock,
+        ahead,
         missing,
         unknown: applied.difference(&known).copied().collect(),
         denied,
