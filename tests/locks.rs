@@ -121,7 +121,9 @@ async fn refused_beside_a_locked_row(host: &Host) -> Vec<BTreeSet<String>> {
         held.push((*tenant, answer.word("/reservationId")));
     }
     let mut holder = host.database.options().connect().await.expect("a connection");
-    execute(&mut holder, "BEGIN; UPDATE copilot_internal.cost_quotas SET limit_usd = 40 WHERE scope = 'tenant'").await;
+    // As clients do that wrap each statement in a savepoint.
+    let change = "UPDATE copilot_internal.cost_quotas SET limit_usd = 40 WHERE scope = 'tenant'";
+    execute(&mut holder, &format!("BEGIN; SAVEPOINT s; {change}; RELEASE s")).await;
     let mut rounds = Vec::new();
     for round in 0..2 {
         let send = |path: String, body| tokio::spawn(Answer::of(host.request("POST", &path).json(&body)));

@@ -27,6 +27,8 @@ const EVERY: Duration = Duration::from_secs(1);
 /// Rows roll over when they are touched; those that nobody touches, within this many ticks.
 const TICKS_TO_ROLL_OVER: u32 = 15;
 const ROWS_AT_ONCE: i64 = 500;
+/// How long nobody tries again what waits for a row that somebody else has.
+const AFTER_A_LOCKED_ROW: Duration = Duration::from_secs(10);
 
 /// Works until `stopped` says so, and never stops within a statement. Every host of a database may have one: what one
 /// does, another finds done. `keep_days`: how long decisions are kept; `None` is for ever.
@@ -85,8 +87,16 @@ async fn wait(gate: &Gate, mut stopped: watch::Receiver<bool>) {
             _ = ticks.tick() => {}
             _ = stopped.wait_for(|stopped| *stopped) => return,
         }
-        if let Err(error) = gate.try_waiting().await {
-            tracing::warn!(reason = causes::chain(&error), "What waits for promised reservations is not in the books");
+        match gate.try_waiting().await {
+            Ok(false) => {}
+            // Whoever waits for a row has others meanwhile.
+            Ok(true) => ticks.reset_after(AFTER_A_LOCKED_ROW),
+            Err(error) => {
+                tracing::warn!(
+                    reason = causes::chain(&error),
+                    "What waits for promised reservations is not in the books"
+                );
+            }
         }
     }
 }
@@ -165,8 +175,7 @@ pub async fn make_days(store: &Store, clock: &Clock) -> Result<(), StoreError> {
 /// # Errors
 /// The store did not answer.
 pub async fn expire(gate: &Gate) -> Result<(), GateError> {
-    while gate.expire_due().await? > 0 {}
-    Ok(())
+    gate.expire_due().await
 }
 
 /// Takes away every override that is over: it has not held since, and now nobody sees it in the table.

@@ -138,28 +138,42 @@ impl Gate {
         Ok(told)
     }
 
-    /// Gives back what reservations hold whose time is over; tells how many there were. By their lanes: what changes a
-    /// lane's rows beside it makes it decide again.
+    /// Gives back all that reservations hold whose time is over. By their lanes: what changes a lane's rows beside it makes
+    /// it decide again. A tenant for whom that fails, such as since somebody has his row, keeps nobody else's.
     ///
     /// # Errors
-    /// The store did not answer, or a lane has no time for it.
-    pub async fn expire_due(&self) -> Result<usize, GateError> {
-        let due = self.world.due(self.world.clock.now(), DUE_AT_ONCE).await;
-        let mut answers = Vec::new();
-        for ending in due.map_err(|error| GateError::Store(Arc::new(error)))? {
-            let (reply, answer) = oneshot::channel();
-            self.money[self.lane(&ending.tenant)].submit(MoneyJob::End(ending, reply))?;
-            answers.push(answer);
-        }
-        let (mut ended, mut failed) = (0, None);
-        for answer in answers {
-            match answer.await.unwrap_or(Err(GateError::Overloaded)) {
-                Ok(answer) => ended += usize::from(answer.is_some()),
-                Err(error) => failed = Some(error),
+    /// The store did not answer, or a lane has no time for it, at least for one of them.
+    pub async fn expire_due(&self) -> Result<(), GateError> {
+        let (mut failed, mut passed) = (Ok(()), Vec::new());
+        loop {
+            let due = self.world.due(self.world.clock.now(), DUE_AT_ONCE, &passed).await;
+            let due = due.map_err(|error| GateError::Store(Arc::new(error)))?;
+            let mut answers = Vec::with_capacity(due.len());
+            for ending in due {
+                let ((reply, answer), tenant) = (oneshot::channel(), ending.tenant.clone());
+                self.money[self.lane(&tenant)].submit(MoneyJob::End(ending, reply))?;
+                answers.push((tenant, answer));
             }
+            if answers.is_empty() {
+                return failed;
+            }
+            let passed_before = passed.len();
+            let mut ended = 0;
+            for (tenant, answer) in answers {
+                match answer.await.unwrap_or(Err(GateError::Overloaded)) {
+                    Ok(answer) => ended += usize::from(answer.is_some()),
+                    Err(error) => {
+                        failed = Err(error);
+                        passed.push(tenant);
+                    }
+                }
+            }
+            if ended == 0 && passed.len() == passed_before {
+                return failed;
+            }
+            passed.sort_unstable();
+            passed.dedup();
         }
-        // Where some came back, there may be more: whoever's row somebody has does not keep the others.
-        if ended > 0 { Ok(ended) } else { failed.map_or(Ok(0), Err) }
     }
 
     /// Prolongs a reservation until `until`, 24 hours after it was made at most. `None` where there is no such reservation.

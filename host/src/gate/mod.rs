@@ -186,13 +186,14 @@ impl Gate {
         })
     }
 
-    /// Brings what waits for another host's promises into the books, where that has kept them.
+    /// Brings what waits for another host's promises into the books, where that has kept them. Tells whether some of it waits
+    /// for a row that somebody else has.
     ///
     /// # Errors
     /// It still waits. Doing it again is safe.
-    pub async fn try_waiting(&self) -> Result<(), GateError> {
+    pub async fn try_waiting(&self) -> Result<bool, GateError> {
         if self.world.is_down() || self.world.outages.spool.records() == 0 {
-            return Ok(());
+            return Ok(false);
         }
         self.world.try_waiting().await
     }

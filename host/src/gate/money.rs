@@ -54,6 +54,18 @@ impl MoneyJob {
         }
     }
 
+    fn cost(self) -> Option<(Cost, Reply<Recorded>)> {
+        if let Self::Cost(cost, reply) = self { Some((cost, reply)) } else { None }
+    }
+
+    fn end(self) -> Option<(Ending, Reply<Option<Ended>>)> {
+        if let Self::End(ending, reply) = self { Some((ending, reply)) } else { None }
+    }
+
+    pub(super) fn reserve(self) -> Option<ReserveJob> {
+        if let Self::Reserve(job) = self { Some(job) } else { None }
+    }
+
     pub(super) fn fail(self, error: &Arc<StoreError>) {
         match self {
             Self::Reserve(job) => job.fail(error),
@@ -86,9 +98,15 @@ pub(super) async fn batch(world: Arc<World>, state: Arc<Mutex<LaneState>>, jobs:
         record(&world, &mut state, costs, true).await;
     }
     if !endings.is_empty() {
-        end(&world, &mut state, endings, true).await;
+        // Those before may have waited for a row that these need, too.
+        let endings = endings.into_iter().map(|(ending, reply)| MoneyJob::End(ending, reply)).collect();
+        let endings = world.without_stuck(&mut state.stuck, endings).await;
+        end(&world, &mut state, endings.into_iter().filter_map(MoneyJob::end).collect(), true).await;
     }
     if !reserves.is_empty() {
+        let reserves = reserves.into_iter().map(MoneyJob::Reserve).collect();
+        let reserves = world.without_stuck(&mut state.stuck, reserves).await;
+        let reserves = reserves.into_iter().filter_map(MoneyJob::reserve).collect();
         let again = reserve_batch(&world, &mut state, reserves).await;
         left.extend(again.into_iter().map(MoneyJob::Reserve));
     }
@@ -114,11 +132,7 @@ async fn record(world: &World, state: &mut LaneState, jobs: Vec<(Cost, Reply<Rec
         Err(error) if error.is_locked() && may_wait => {
             let jobs = costs.into_iter().zip(replies).map(|(cost, reply)| MoneyJob::Cost(cost, reply)).collect();
             let free = world.refuse_stuck(&mut state.stuck, jobs).await;
-            let free = free.into_iter().filter_map(|job| match job {
-                MoneyJob::Cost(cost, reply) => Some((cost, reply)),
-                MoneyJob::End(..) | MoneyJob::Reserve(_) => None,
-            });
-            return Box::pin(record(world, state, free.collect(), false)).await;
+            return Box::pin(record(world, state, free.into_iter().filter_map(MoneyJob::cost).collect(), false)).await;
         }
         Err(error) => return fail(replies, error),
     };
@@ -147,11 +161,7 @@ async fn end(world: &World, state: &mut LaneState, jobs: Vec<(Ending, Reply<Opti
         Err(error) if error.is_locked() && may_wait => {
             let jobs = endings.into_iter().zip(replies).map(|(ending, reply)| MoneyJob::End(ending, reply)).collect();
             let free = world.refuse_stuck(&mut state.stuck, jobs).await;
-            let free = free.into_iter().filter_map(|job| match job {
-                MoneyJob::End(ending, reply) => Some((ending, reply)),
-                MoneyJob::Cost(..) | MoneyJob::Reserve(_) => None,
-            });
-            return Box::pin(end(world, state, free.collect(), false)).await;
+            return Box::pin(end(world, state, free.into_iter().filter_map(MoneyJob::end).collect(), false)).await;
         }
         Err(error) => return fail(replies, error),
     };

@@ -14,6 +14,7 @@ use crate::decision::Decision;
 use crate::quota::TenantId;
 use crate::store::StoreError;
 use crate::store::reservations::{Ending, Reservation};
+use crate::store::stuck::Wanted;
 use crate::store::subjects::Subject;
 
 /// Expired reservations that one statement gives back.
@@ -176,11 +177,31 @@ impl World {
         match self.expire_due_of(&there.due, self.clock.now()).await {
             Err(error) if error.is_locked() => {
                 tracing::warn!(reason = %error, "Expired reservations wait for a row that somebody else has");
-                self.held_up.current().extend(there.due.into_iter().map(|id| (id, Instant::now())));
-                Ok(())
+                self.give_back_what_is_free(&there.due).await
             }
             given => given,
         }
+    }
+
+    /// Gives back what nobody has the rows of. Whoever looks at the quotas of the rest passes it by for a while.
+    async fn give_back_what_is_free(&self, quotas: &[Uuid]) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        let due = self.store.guard(self.store.due_of(quotas, now, DUE_AT_ONCE)).await?;
+        let wanted: Vec<Wanted> = due.iter().map(|ending| Wanted::Reservation(ending.id)).collect();
+        let holders = self.held_for_long(&wanted).await?;
+        let free = due.into_iter().zip(&holders).filter(|(_, holder)| holder.is_none()).map(|(ending, _)| ending);
+        let free: Vec<Ending> = free.collect();
+        if !free.is_empty() {
+            self.expire(&free, now).await?;
+        }
+        let mut held_up = Vec::new();
+        for quota in quotas {
+            if !self.store.guard(self.store.due_of(std::slice::from_ref(quota), now, 1)).await?.is_empty() {
+                held_up.push((*quota, Instant::now()));
+            }
+        }
+        self.held_up.current().extend(held_up);
+        Ok(())
     }
 
     /// Gives back all that has expired and that these quotas hold, beside the lanes: one of them waits for it. What is due
@@ -212,8 +233,8 @@ impl World {
         Ok(ended)
     }
 
-    /// The reservations whose time is over, `most` at most.
-    pub(super) async fn due(&self, now: DateTime<Utc>, most: i64) -> Result<Vec<Ending>, StoreError> {
-        self.store.guard(self.store.due(now, most)).await
+    /// The reservations whose time is over, `most` at most; but for those of some tenants.
+    pub(super) async fn due(&self, now: DateTime<Utc>, most: i64, but: &[TenantId]) -> Result<Vec<Ending>, StoreError> {
+        self.store.guard(self.store.due(now, most, but)).await
     }
 }

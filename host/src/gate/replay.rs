@@ -102,8 +102,9 @@ impl World {
         Ok(())
     }
 
-    /// Tries what waits for reservations that another host has promised and not yet brought into the books.
-    pub(super) async fn try_waiting(&self) -> Result<(), GateError> {
+    /// Tries what waits for reservations that another host has promised and not yet brought into the books. Tells whether
+    /// some of it waits for a row that somebody else has.
+    pub(super) async fn try_waiting(&self) -> Result<bool, GateError> {
         let disk = |error: std::io::Error| GateError::Spool(error.to_string());
         let (mut mark, mut report, mut link) = (Mark::default(), Report::default(), self.store.link());
         loop {
@@ -121,7 +122,7 @@ impl World {
             self.set_aside(&mut report).await;
             self.outages.spool.replace(mark, report.waiting).await.map_err(disk)?;
         }
-        Ok(())
+        Ok(!report.slow.is_empty())
     }
 
     fn steps(&self, records: Vec<Vec<u8>>, report: &mut Report) -> Vec<Step> {

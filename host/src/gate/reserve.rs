@@ -115,10 +115,7 @@ pub(super) async fn reserve_batch(world: &World, state: &mut LaneState, jobs: Ve
                 may_wait = false;
                 let jobs = jobs.into_iter().map(MoneyJob::Reserve).collect();
                 let free = world.refuse_stuck(&mut state.stuck, jobs).await;
-                pending.extend(free.into_iter().filter_map(|job| match job {
-                    MoneyJob::Reserve(job) => Some(job),
-                    MoneyJob::End(..) | MoneyJob::Cost(..) => None,
-                }));
+                pending.extend(free.into_iter().filter_map(MoneyJob::reserve));
             } else {
                 let error = Arc::new(error);
                 for job in jobs {

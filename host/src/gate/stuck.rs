@@ -9,6 +9,7 @@ use super::World;
 use super::money::MoneyJob;
 use crate::quota::TenantId;
 use crate::store::StoreError;
+use crate::store::stuck::Wanted;
 
 /// For so long it is looked first whether a tenant's rows are free, before others of his batch may have to wait for them.
 pub(super) const REMEMBERED: Duration = Duration::from_secs(10);
@@ -28,45 +29,45 @@ impl World {
         }
         let (suspects, mut others): (Vec<MoneyJob>, Vec<MoneyJob>) =
             jobs.into_iter().partition(|job| stuck.0.contains_key(job.tenant()));
-        if let Some((suspects, holders)) = self.with_holders(suspects).await {
-            let is_his =
-                |job: &MoneyJob, holder: &String| stuck.0.get(job.tenant()).is_some_and(|(had, _)| had == holder);
-            let holders = holders.into_iter().zip(&suspects).map(|(holder, job)| holder.filter(|had| is_his(job, had)));
-            let holders = holders.collect();
-            others.extend(refuse(stuck, suspects, holders));
+        if suspects.is_empty() {
+            return others;
+        }
+        match self.store.guard(self.store.holders(&wanted(&suspects))).await {
+            Ok(holders) => {
+                let is_his =
+                    |job: &MoneyJob, holder: &String| stuck.0.get(job.tenant()).is_some_and(|(had, _)| had == holder);
+                let holders = holders.into_iter().zip(&suspects);
+                let holders = holders.map(|(holder, job)| holder.filter(|had| is_his(job, had))).collect();
+                others.extend(refuse(stuck, suspects, holders));
+            }
+            Err(error) => fail(suspects, error),
         }
         others
     }
 
     /// Refuses those of `jobs`, which have waited for a row in vain, that would wait again, and remembers their tenants;
-    /// returns the others. If there are none of the former, it is something else that is waited for, and all are refused.
+    /// returns the others, who may be told so after another try.
     pub(super) async fn refuse_stuck(&self, stuck: &mut Stuck, jobs: Vec<MoneyJob>) -> Vec<MoneyJob> {
-        let Some((jobs, before)) = self.with_holders(jobs).await else { return Vec::new() };
-        tokio::time::sleep(A_STATEMENT).await;
-        let Some((jobs, now)) = self.with_holders(jobs).await else { return Vec::new() };
-        let still: Vec<_> =
-            now.into_iter().zip(before).map(|(now, before)| now.filter(|had| before.as_ref() == Some(had))).collect();
-        if still.iter().all(Option::is_none) {
-            fail(jobs, &Arc::new(StoreError::too_late()));
-            return Vec::new();
-        }
-        refuse(stuck, jobs, still)
-    }
-
-    /// `jobs`, and who has a row that each of them needs; they are told where that cannot be known.
-    async fn with_holders(&self, jobs: Vec<MoneyJob>) -> Option<(Vec<MoneyJob>, Vec<Option<String>>)> {
-        let wanted: Vec<_> = jobs.iter().map(MoneyJob::wanted).collect();
-        if wanted.is_empty() {
-            return None;
-        }
-        match self.store.guard(self.store.holders(&wanted)).await {
-            Ok(holders) => Some((jobs, holders)),
+        match self.held_for_long(&wanted(&jobs)).await {
+            Ok(holders) => refuse(stuck, jobs, holders),
             Err(error) => {
-                fail(jobs, &Arc::new(error));
-                None
+                fail(jobs, error);
+                Vec::new()
             }
         }
     }
+
+    /// For each of `wanted`, a transaction that has one of its rows for longer than a statement takes.
+    pub(super) async fn held_for_long(&self, wanted: &[Wanted]) -> Result<Vec<Option<String>>, StoreError> {
+        let before = self.store.guard(self.store.holders(wanted)).await?;
+        tokio::time::sleep(A_STATEMENT).await;
+        let now = self.store.guard(self.store.holders(wanted)).await?;
+        Ok(now.into_iter().zip(before).map(|(now, before)| now.filter(|had| before.as_ref() == Some(had))).collect())
+    }
+}
+
+fn wanted(jobs: &[MoneyJob]) -> Vec<Wanted> {
+    jobs.iter().map(MoneyJob::wanted).collect()
 }
 
 fn refuse(stuck: &mut Stuck, jobs: Vec<MoneyJob>, holders: Vec<Option<String>>) -> Vec<MoneyJob> {
@@ -83,8 +84,9 @@ fn refuse(stuck: &mut Stuck, jobs: Vec<MoneyJob>, holders: Vec<Option<String>>) 
     free
 }
 
-fn fail(jobs: Vec<MoneyJob>, error: &Arc<StoreError>) {
+fn fail(jobs: Vec<MoneyJob>, error: StoreError) {
+    let error = Arc::new(error);
     for job in jobs {
-        job.fail(error);
+        job.fail(&error);
     }
 }

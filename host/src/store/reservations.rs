@@ -158,17 +158,18 @@ impl Store {
         extend(&mut connection, tenant, id, until, now).await
     }
 
-    /// Reservations that are held though their time is over, the oldest first.
+    /// Reservations that are held though their time is over, the oldest first; but for those of some tenants.
     ///
     /// # Errors
     /// The database does not answer.
-    pub async fn due(&self, now: DateTime<Utc>, most: i64) -> Result<Vec<Ending>, StoreError> {
+    pub async fn due(&self, now: DateTime<Utc>, most: i64, but: &[TenantId]) -> Result<Vec<Ending>, StoreError> {
         let rows = sqlx::query(
             "SELECT id, tenant_id FROM copilot_internal.reservations
-             WHERE state = 'held' AND expires_at <= $1 ORDER BY expires_at LIMIT $2",
+             WHERE state = 'held' AND expires_at <= $1 AND tenant_id <> ALL ($3) ORDER BY expires_at LIMIT $2",
         )
         .bind(now)
         .bind(most)
+        .bind(column(but, TenantId::as_str))
         .fetch_all(&self.pool)
         .await?;
         rows.iter().map(|row| expiring(row, now)).collect()

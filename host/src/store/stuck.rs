@@ -40,10 +40,19 @@ const STUCK: &str = concat!(
          ) AS q
          UNION ALL
          SELECT s.n, s.holder FROM s WHERE s.holder IS NOT NULL
+     ), waiting AS MATERIALIZED (
+         SELECT l.transactionid::text AS holder FROM pg_locks l JOIN pg_locks w ON w.pid = l.pid AND NOT w.granted
+         WHERE l.locktype = 'transactionid' AND l.granted AND l.transactionid IS NOT NULL
+     ), newest AS MATERIALIZED (
+         SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS id
      ), holding AS MATERIALIZED (
-         SELECT l.transactionid::text AS holder FROM pg_locks l
-         WHERE l.locktype = 'transactionid' AND l.mode = 'ExclusiveLock' AND l.granted
-           AND NOT EXISTS (SELECT FROM pg_locks w WHERE w.pid = l.pid AND NOT w.granted)
+         -- A row names 32 bits of the transaction, which may be one within another that has no lock of its own any more.
+         SELECT h.holder
+         FROM (SELECT DISTINCT holder FROM wanted WHERE holder <> '0') AS h, newest
+         WHERE pg_xact_status(
+                   greatest(newest.id - (newest.id - h.holder::bigint + 4294967296) % 4294967296, 0)::text::xid8
+               ) = 'in progress'
+           AND h.holder NOT IN (SELECT holder FROM waiting)
      )
      SELECT n, min(holder) FROM wanted WHERE holder IN (SELECT holder FROM holding) GROUP BY n"
 );
