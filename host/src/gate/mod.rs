@@ -17,6 +17,7 @@ mod check;
 mod entrance;
 mod entry;
 mod error;
+mod expiry;
 mod facts;
 mod guests;
 mod known;
