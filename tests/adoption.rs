@@ -211,3 +211,14 @@ async fn without_a_schema_public_there_is_everything_but_the_log_view() {
     host.database.quota("tenant acme-corp llm day", "0.01", "0").await;
     host.check(llm("2.00")).await.expect_status(429);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_analyzes_its_own_tables_and_nobody_elses() {
+    let database = Database::empty().await;
+    database.run("CREATE TABLE public.others WITH (autovacuum_enabled = false) AS SELECT n FROM generate_series(1, 1000) AS n").await;
+    store::migrate(&database.options()).await.expect("this version");
+    // Where nobody has counted, it is -1.
+    let counted = "SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_class
+                   WHERE relname IN ('others', 'cost_quotas', 'reservations') AND reltuples >= 0";
+    assert_eq!(database.value(counted).await, "cost_quotas reservations");
+}

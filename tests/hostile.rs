@@ -115,6 +115,9 @@ async fn a_policy_may_allow_less_than_was_asked_for() {
         let held = host.post("/v1/reservations", again.clone()).await.expect_status(201);
         assert_eq!((held.at("/atMostUsd"), held.at("/duplicate")), (json!(1.0), duplicate), "{}", held.text);
     }
+    // All of nothing is no less than was asked for.
+    let nothing = json!({ "tenantId": "half", "resourceType": "llm", "estimatedCostUsd": "0" });
+    assert_eq!(host.check(nothing).await.expect_status(200).at("/atMostUsd"), json!(null));
     // The hard limit looks at what was allowed.
     host.database.quota("tenant half llm day", "9.00", "0").await;
     host.database.run("UPDATE copilot_internal.cost_quotas SET hard_limit_usd = 1.00").await;

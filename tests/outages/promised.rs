@@ -39,6 +39,10 @@ async fn an_id_that_no_host_can_have_promised_is_not_found_and_nothing_of_it_is_
             assert_eq!(answer.word("/error"), "not_found", "{how} {id}");
         }
     }
+    // What is over is prolonged by nobody.
+    let over = promised(now - TimeDelta::minutes(24 * 60 + 30), 0);
+    let extend = json!({ "tenantId": "acme-corp", "ttlSeconds": 60 });
+    host.post(&format!("/v1/reservations/{over}/extend"), extend).await.expect_status(404);
     assert!(host.get("/metrics").await.text.contains("\ntollgate_spool_records 0\n"));
     for (n, at) in [now - longest, now, now + ahead].into_iter().enumerate() {
         let (how, body) = &bodies[n % 2];
@@ -57,6 +61,12 @@ async fn so_many_settles_wait_for_promises_and_no_more_and_an_outage_finds_its_r
         Answer::of(cut.host.request("POST", &path).json(&json!({ "tenantId": "acme-corp", "actualCostUsd": 1 })))
     };
     for first in (0..MOST_WAITING).step_by(50) {
+        if first == MOST_WAITING / 2 {
+            // An operation ends once, and is prolonged again and again.
+            let path = format!("/v1/reservations/{}/extend", promised(instant(NOON), 0));
+            let body = json!({ "tenantId": "acme-corp", "ttlSeconds": 3600 });
+            cut.host.post(&path, body).await.expect_status(503);
+        }
         let some: JoinSet<Answer> = (first..first + 50).map(settle).collect();
         for answer in some.join_all().await {
             assert_eq!(answer.expect_status(200).at("/degraded"), json!(true));

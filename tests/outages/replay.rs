@@ -138,15 +138,21 @@ async fn an_outage_does_not_last_for_a_row_that_somebody_else_has_for_long() {
     assert_eq!(again.at("/duplicate"), json!(true));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_in_the_books_is_set_aside_once_however_often_the_replay_begins_anew() {
+/// A gate in an outage that has kept a cost of 3, and a settle beside one of another amount, which only the books know.
+/// The settle's reservation, too.
+async fn with_a_record_that_cannot_be_in_the_books() -> (Cut, String) {
     let cut = Cut::start(StoreFailure::Open).await;
     let (_, id) = cut.reserve("1").await;
     cut.end(&id, "settle", json!({ "actualCostUsd": 1 })).await.expect_status(200);
     cut.off(Wire::Refuses).await;
-    // Of the first one only the books know.
     cut.end(&id, "settle", json!({ "actualCostUsd": 2 })).await.expect_status(200);
     cut.host.cost(llm_cost("kept", "3")).await.expect_status(200);
+    (cut, id)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_in_the_books_is_set_aside_once_however_often_the_replay_begins_anew() {
+    let (cut, id) = with_a_record_that_cannot_be_in_the_books().await;
     for sql in [
         "CREATE SEQUENCE attempts",
         "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
@@ -170,12 +176,7 @@ async fn what_cannot_be_in_the_books_is_set_aside_once_however_often_the_replay_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_does_not_last_for_a_disk_that_does_not_take_what_cannot_be_in_the_books() {
-    let cut = Cut::start(StoreFailure::Open).await;
-    let (_, id) = cut.reserve("1").await;
-    cut.end(&id, "settle", json!({ "actualCostUsd": 1 })).await.expect_status(200);
-    cut.off(Wire::Refuses).await;
-    cut.end(&id, "settle", json!({ "actualCostUsd": 2 })).await.expect_status(200);
-    cut.host.cost(llm_cost("kept", "3")).await.expect_status(200);
+    let (cut, _) = with_a_record_that_cannot_be_in_the_books().await;
     for file in std::fs::read_dir(cut.host.spool.path()).expect("a folder").flatten() {
         std::fs::create_dir(file.path().with_extension("rejected")).expect("a folder in the way");
     }

@@ -18,15 +18,13 @@ use super::error::ApiError;
 use super::gate::{self, DecisionBody, QuotaBody, RecordedBody};
 use super::input::{self, Body, Fields, Part};
 use crate::decision::{Outcome, PolicyRef, made_at};
-use crate::gate::{Reserved, Told};
+use crate::gate::{LONGEST, Reserved, Told};
 use crate::money::Money;
 use crate::quota::{Quota, TenantId};
 use crate::store::reservations::{End, Ended, Extended, Reservation};
 
 /// How long money stays set aside where the caller does not say.
 const TTL: TimeDelta = TimeDelta::seconds(300);
-/// How long a reservation lives at most, extensions included. The store sees to it; without the store, this does.
-const LONGEST: TimeDelta = TimeDelta::hours(24);
 
 /// `POST /v1/reservations`
 pub async fn reserve(

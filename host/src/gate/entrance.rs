@@ -25,6 +25,7 @@ use crate::store::reservations::{End, Ended, Ending, Extended};
 
 /// The store can go and come between two looks, but not for ever.
 const TRIES: usize = 3;
+
 impl Gate {
     /// Whether the request would be allowed now. Changes no money.
     ///

@@ -54,7 +54,7 @@ use self::lane::Lane;
 use self::money::MoneyJob;
 use self::pools::Pools;
 use self::recorder::Recorder;
-use self::refusal::HeldUp;
+use self::refusal::StuckQuotas;
 use self::reserve::LaneState;
 use self::shadow::Shadow;
 use self::slow::Slow;
@@ -68,7 +68,7 @@ use crate::store::{Store, StoreError};
 pub use self::entry::waiting_since;
 pub use self::error::GateError;
 pub use self::outage::{Outages, StoreFailure};
-pub use self::promise::Promise;
+pub use self::promise::{LONGEST, Promise};
 pub use self::reserve::Reserved;
 
 /// Lanes of each kind: two keep the database busy, more only wait for each other.
@@ -120,7 +120,7 @@ struct World {
     guests_are_slow: AtomicBool,
     breaker: Breaker,
     slow: Slow,
-    held_up: HeldUp,
+    stuck_quotas: StuckQuotas,
     threads: Threads,
 }
 
@@ -163,7 +163,7 @@ impl Gate {
             guests_are_slow: AtomicBool::new(false),
             breaker: Breaker::default(),
             slow: Slow::default(),
-            held_up: HeldUp::default(),
+            stuck_quotas: StuckQuotas::default(),
             threads,
         });
         let checks = |world: Arc<World>| {

@@ -7,7 +7,9 @@ use crate::decision::{Request, made_at};
 use crate::money::Money;
 use crate::store::replay::Promised;
 
-/// A reservation lives a day at most; what ends it waits a little longer for the host that has promised it.
+/// How long a reservation lives at most, extensions included. The store sees to it; without the store, this does.
+pub const LONGEST: TimeDelta = TimeDelta::hours(24);
+/// What ends one waits a little longer for the host that has promised it.
 pub(super) const PATIENCE: TimeDelta = TimeDelta::hours(25);
 /// How far the clock of the host that has promised it may be ahead of this one's.
 const SKEW: TimeDelta = TimeDelta::minutes(1);

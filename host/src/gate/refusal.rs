@@ -25,9 +25,9 @@ pub(super) type GaveBack = HashSet<Uuid>;
 
 /// The quotas whose expired money could not be given back just now, since somebody has the rows.
 #[derive(Default)]
-pub(super) struct HeldUp(Mutex<HashMap<Uuid, Instant>>);
+pub(super) struct StuckQuotas(Mutex<HashMap<Uuid, Instant>>);
 
-impl HeldUp {
+impl StuckQuotas {
     fn current(&self) -> MutexGuard<'_, HashMap<Uuid, Instant>> {
         let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         current.retain(|_, since| since.elapsed() < REMEMBERED);
@@ -166,9 +166,9 @@ impl World {
         let expiries: HashMap<_, _> = self.store.guard(self.store.first_expiries(&quotas)).await?.into_iter().collect();
         let now = self.clock.now();
         let is_due = |quota: &Uuid| expiries.get(quota).is_some_and(|expiry| *expiry <= now);
-        let held_up = self.held_up.current();
+        let stuck_quotas = self.stuck_quotas.current();
         let due = quotas.into_iter().map(|(id, _)| id);
-        let due = due.filter(|id| is_due(id) && !held_up.contains_key(id) && gave_back.insert(*id)).collect();
+        let due = due.filter(|id| is_due(id) && !stuck_quotas.contains_key(id) && gave_back.insert(*id)).collect();
         Ok(InTheWay { expiries, due })
     }
 
@@ -188,19 +188,19 @@ impl World {
         let now = self.clock.now();
         let due = self.store.guard(self.store.due_of(quotas, now, DUE_AT_ONCE)).await?;
         let wanted: Vec<Wanted> = due.iter().map(|ending| Wanted::Reservation(ending.id)).collect();
-        let holders = self.held_for_long(&wanted).await?;
-        let free = due.into_iter().zip(&holders).filter(|(_, holder)| holder.is_none()).map(|(ending, _)| ending);
+        let blockers = self.blocked_for_long(&wanted).await?;
+        let free = due.into_iter().zip(&blockers).filter(|(_, blocker)| blocker.is_none()).map(|(ending, _)| ending);
         let free: Vec<Ending> = free.collect();
         if !free.is_empty() {
             self.expire(&free, now).await?;
         }
-        let mut held_up = Vec::new();
+        let mut stuck_quotas = Vec::new();
         for quota in quotas {
             if !self.store.guard(self.store.due_of(std::slice::from_ref(quota), now, 1)).await?.is_empty() {
-                held_up.push((*quota, Instant::now()));
+                stuck_quotas.push((*quota, Instant::now()));
             }
         }
-        self.held_up.current().extend(held_up);
+        self.stuck_quotas.current().extend(stuck_quotas);
         Ok(())
     }
 

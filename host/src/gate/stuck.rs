@@ -32,13 +32,13 @@ impl World {
         if suspects.is_empty() {
             return others;
         }
-        match self.store.guard(self.store.holders(&wanted(&suspects))).await {
-            Ok(holders) => {
+        match self.store.guard(self.store.blockers(&wanted(&suspects))).await {
+            Ok(blockers) => {
                 let is_his =
-                    |job: &MoneyJob, holder: &String| stuck.0.get(job.tenant()).is_some_and(|(had, _)| had == holder);
-                let holders = holders.into_iter().zip(&suspects);
-                let holders = holders.map(|(holder, job)| holder.filter(|had| is_his(job, had))).collect();
-                others.extend(refuse(stuck, suspects, holders));
+                    |job: &MoneyJob, blocker: &String| stuck.0.get(job.tenant()).is_some_and(|(had, _)| had == blocker);
+                let blockers = blockers.into_iter().zip(&suspects);
+                let blockers = blockers.map(|(blocker, job)| blocker.filter(|had| is_his(job, had))).collect();
+                others.extend(refuse(stuck, suspects, blockers));
             }
             Err(error) => fail(suspects, error),
         }
@@ -48,8 +48,8 @@ impl World {
     /// Refuses those of `jobs`, which have waited for a row in vain, that would wait again, and remembers their tenants;
     /// returns the others, who may be told so after another try.
     pub(super) async fn refuse_stuck(&self, stuck: &mut Stuck, jobs: Vec<MoneyJob>) -> Vec<MoneyJob> {
-        match self.held_for_long(&wanted(&jobs)).await {
-            Ok(holders) => refuse(stuck, jobs, holders),
+        match self.blocked_for_long(&wanted(&jobs)).await {
+            Ok(blockers) => refuse(stuck, jobs, blockers),
             Err(error) => {
                 fail(jobs, error);
                 Vec::new()
@@ -58,10 +58,10 @@ impl World {
     }
 
     /// For each of `wanted`, a transaction that has one of its rows for longer than a statement takes.
-    pub(super) async fn held_for_long(&self, wanted: &[Wanted]) -> Result<Vec<Option<String>>, StoreError> {
-        let before = self.store.guard(self.store.holders(wanted)).await?;
+    pub(super) async fn blocked_for_long(&self, wanted: &[Wanted]) -> Result<Vec<Option<String>>, StoreError> {
+        let before = self.store.guard(self.store.blockers(wanted)).await?;
         tokio::time::sleep(A_STATEMENT).await;
-        let now = self.store.guard(self.store.holders(wanted)).await?;
+        let now = self.store.guard(self.store.blockers(wanted)).await?;
         Ok(now.into_iter().zip(before).map(|(now, before)| now.filter(|had| before.as_ref() == Some(had))).collect())
     }
 }
@@ -70,12 +70,12 @@ fn wanted(jobs: &[MoneyJob]) -> Vec<Wanted> {
     jobs.iter().map(MoneyJob::wanted).collect()
 }
 
-fn refuse(stuck: &mut Stuck, jobs: Vec<MoneyJob>, holders: Vec<Option<String>>) -> Vec<MoneyJob> {
+fn refuse(stuck: &mut Stuck, jobs: Vec<MoneyJob>, blockers: Vec<Option<String>>) -> Vec<MoneyJob> {
     let mut free = Vec::with_capacity(jobs.len());
     let error = Arc::new(StoreError::too_late());
-    for (job, holder) in jobs.into_iter().zip(holders) {
-        if let Some(holder) = holder {
-            stuck.0.insert(job.tenant().clone(), (holder, Instant::now()));
+    for (job, blocker) in jobs.into_iter().zip(blockers) {
+        if let Some(blocker) = blocker {
+            stuck.0.insert(job.tenant().clone(), (blocker, Instant::now()));
             job.fail(&error);
         } else {
             free.push(job);

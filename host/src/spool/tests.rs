@@ -196,3 +196,25 @@ async fn who_has_read_takes_nothing_out_that_came_after_somebody_else_did() {
     assert_eq!(texts(&spool).await, ["two"]);
     fs::remove_dir_all(dir).expect("a folder");
 }
+
+#[tokio::test]
+async fn what_an_outage_has_left_takes_no_room_from_what_waits_for_something_else() {
+    let dir = dir("left");
+    let (spool, _) = open(&dir);
+    spool.accept();
+    let waits = |record: &'static str| spool.append_always(record.into(), 2);
+    for record in ["one", "two", "three"] {
+        spool.append(record.into()).await.expect("room");
+    }
+    assert!(matches!(waits("not yet").await, Err(SpoolError::TooManyWait)));
+    let (records, end) = spool.read(Mark::default()).await.expect("records");
+    assert!(spool.finish(end, records, || ()).await.expect("no error"));
+    waits("four").await.expect("room");
+    waits("five").await.expect("room");
+    assert!(matches!(waits("six").await, Err(SpoolError::TooManyWait)));
+    // What is in the books now makes no more room than there was.
+    let (records, end) = spool.read(Mark::default()).await.expect("records");
+    assert!(spool.replace(end, records[3..].to_vec()).await.expect("no error"));
+    assert_eq!(texts(&spool).await, ["four", "five"]);
+    fs::remove_dir_all(dir).expect("a folder");
+}

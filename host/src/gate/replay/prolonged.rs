@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
+use crate::gate::LONGEST;
 use crate::gate::step::Step;
 
 /// For what other hosts keep of a promise whose time is over: they look once a second whether it is in the books, and so
 /// does whoever gives back what is due.
 const GRACE: TimeDelta = TimeDelta::seconds(10);
-const LONGEST: TimeDelta = TimeDelta::hours(24);
 
 /// Lets promises live until what `steps` prolong them to: they would be given back between their own step and that one. And
 /// a little longer than `now` where nothing of them is their end. Steps of one record each, promises first.
